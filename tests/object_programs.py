@@ -18,7 +18,7 @@ _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 WITH_OWNER = (
     Kind.RANGE, Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL,
-    Kind.METHOD, Kind.STEPS,
+    Kind.METHOD, Kind.STEPS, Kind.WEAKREF,
 )  # fmt: skip
 """Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]

@@ -223,7 +223,8 @@ def test_a_constructor_that_returns_a_value_and_a_method_with_the_name_of_a_slot
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("__del__", "only __init__ is"), ("_hidden", "not supported"), ("class", "has a meaning")]
+    ("name", "message"),
+    [("__eq__", "only __init__ and __del__ are"), ("_hidden", "not supported"), ("class", "has a meaning")],
 )
 def test_other_special_methods_are_refused(name, message):
     document = {"classes": {"P": {"methods": {name: {"do": [{"return": 0}]}}}}, "main": [{"bind": {"x": 0}}]}

@@ -301,7 +301,7 @@ def test_a_mistake_of_a_thread_names_its_statement():
         ("functions: {f: {do: [{work: 1ms}]}}\nmain: [{start: f, with: [1]}]", ":3: main.0: f has 0 parameters"),
         ("main: [{sleep: soon}]", ":2: main.0.sleep: 'soon' is not a time; write it like 20 ms"),
         ("switch_interval: 0ms\nmain: [{work: 1ms}]", ":2: switch_interval: '0ms' should be greater than 0"),
-        ("main: [{bind: {l: {lock: [1]}}}]", ":2: main.0.bind.l.lock: [1] List should have at most 0 items"),
+        ("main: [{bind: {l: {lock: [1]}}}]", ":2: main.0.bind.l.lock: [1] should have at most 0 items"),
         ("main: [{bind: {sleep: 1}}]", ":2: main.0.bind.sleep: 'sleep' has a meaning in Python"),
     ],
 )

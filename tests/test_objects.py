@@ -367,7 +367,7 @@ def test_a_twin_is_the_same_program_in_python():
     )
 
 
-AT_LEAST_TWO = "List should have at least 2 items after validation, not 1"
+AT_LEAST_TWO = "should have at least 2 items, not 1"
 PROGRAM = """\
 kind: objects
 classes:

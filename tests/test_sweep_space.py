@@ -40,7 +40,7 @@ def test_a_range_with_a_step_or_a_factor_has_exact_values(written, levels):
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (8, "vary.glibc.top_pad: 8 should be a valid list"),
+        (8, "vary.glibc.top_pad: 8 should be a list"),
         ([], "vary.glibc.top_pad: [] "),
         ([[1]], "vary.glibc.top_pad.0: [1] is not a value; write a number, a text, true or false"),
         ([None], "vary.glibc.top_pad.0: is empty; write `default` for the value of the preset"),

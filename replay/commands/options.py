@@ -15,7 +15,7 @@ Allocator = Annotated[
         "-a",
         "--allocator",
         metavar="PRESET",
-        help="Preset or YAML file. Default: the interpreter that recorded the trace, else the running Python.",
+        help="Preset or YAML file. Default: the interpreter of the trace, else the running Python.",
     ),
 ]
 Sources = Annotated[

@@ -18,18 +18,24 @@ _PRESET = re.compile(r"cpython-(\d+\.\d+)")
 
 
 def requests_note(source: str, origin: "Provenance", stacks: Iterable[str]) -> str | None:
-    """Returns a note if the name of a stack has another CPython version than the recording; else None.
+    """Returns a note if the name of a stack has another CPython version than the trace; else None.
 
-    The note has the command that records the program with the newest of these versions, if replay can record it.
+    The note of a recording has the command that records the program with the newest of these versions, if replay can
+    record it. That of an object program says what to edit.
     """
     from replay.recorder.tap import OLDEST
 
-    recorded = origin.cpython_version
+    recorded = origin.cpython_version or origin.python
     presets = {match[1] for match in map(_PRESET.match, stacks) if match}
     if not recorded or not (others := sorted(presets - {recorded}, key=by_version)):
         return None
     newest = others[-1]
     which = f"CPython {newest}" if len(others) == 1 else "other versions"
+    if not origin.cpython_version:
+        return (
+            f'{printable(source)} names `python: "{printable(recorded)}"`; its requests are those of that release,\n'
+            f'      and {which} would request other sizes. Write `python: "{newest}"`, or use -a cpython-{recorded}'
+        )
     note = (
         f"{printable(source)} was recorded with CPython {printable(recorded)}; "
         "its requests are those of that version,\n"

@@ -29,7 +29,7 @@ class Difference(NamedTuple):
 
 
 def default_preset(*recordings: Metadata) -> str:
-    """Returns the preset that matches all these recordings best; else that of the running Python.
+    """Returns the preset that matches all these recordings or object programs best; else that of the running Python.
 
     `differences` returns how the preset differs.
     """
@@ -66,8 +66,8 @@ def _preset_of(version: str) -> str:
 
 
 def _matching_preset(metadata: Metadata) -> str | None:
-    """Returns the preset that matches a recording best; None for a trace that was not recorded."""
-    version, runtime = metadata.origin.cpython_version, metadata.runtime or Runtime()
+    """Returns the preset that matches a recording or object program best; None for other traces."""
+    version, runtime = metadata.origin.cpython_version or metadata.origin.python, metadata.runtime or Runtime()
     if not version:
         return None
     suffix = "-malloc" if runtime.allocator in ("malloc", "malloc_debug") else ""

@@ -50,7 +50,7 @@ class Case(BaseModel):
     recordings: PositiveInt = Field(3, description="Number of recordings of the program; the median counts.")
     against: str | None = Field(None, description="Trace to compare with, instead of the baseline.")
     allocator: str | None = Field(
-        None, description="Preset or file. Default: the interpreter that recorded the trace, else the running Python."
+        None, description="Preset or file. Default: the interpreter of the trace, else the running Python."
     )
     fixed: dict[str, Any] = Field({}, alias="set", description="Configuration keys, e.g. 'pymalloc.alignment'.")
     env: dict[str, str | int] = Field({}, description="Environment variables of glibc.")

@@ -21,6 +21,7 @@
     threads     runs the threads of a program in turns, with the `gil`; their instructions are in
                 `thread_instructions`, `waiting` and `queues`
     rules       what differs between releases of CPython
+    limits      stops programs that do not end
     running     the events of a program, batch by batch
     tracing     the same as a trace
     twin        the same program in plain Python

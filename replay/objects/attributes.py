@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from replay.objects.flow import blocks
-from replay.objects.language import INIT, SELF, Program, Set, Statement
+from replay.objects.language import FINALIZER, INIT, SELF, Program, Set, Statement
 from replay.support.yaml_documents import Problem
 
 
@@ -12,7 +12,7 @@ def attributes(program: Program) -> list[str]:
     slots."""
     classes = program.classes.values()
     names = [slot for kind in classes for slot in kind.slots or ()]
-    names += [method for kind in classes for method in kind.methods if method != INIT]
+    names += [method for kind in classes for method in kind.methods if method not in (INIT, FINALIZER)]
     if any(kind.slots is None for kind in classes):
         functions = [*program.functions.values(), *(each for kind in classes for each in kind.methods.values())]
         for body in [*(each.do for each in functions), program.main]:
@@ -31,8 +31,13 @@ def own_attributes(program: Program) -> list[list[str]]:
 
 
 def clashes(program: Program) -> Iterator[Problem]:
-    """Yields a problem for each method that has the name of a slot of its class."""
+    """Yields a problem for each method that has the name of a slot of its class, and for classes that contradict
+    themselves."""
     for name, kind in program.classes.items():
+        if kind.weakref and kind.slots is None:
+            yield Problem(("classes", name, "weakref"), "is for classes with `slots`; others always can")
+        if FINALIZER in kind.methods and kind.methods[FINALIZER].parameters:
+            yield Problem(("classes", name, "methods", FINALIZER, "parameters"), f"{FINALIZER} has no parameters")
         for method in kind.methods:
             if method in (kind.slots or ()):
                 yield Problem(("classes", name, "methods", method), "is the name of a slot too")

@@ -4,8 +4,9 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.frame_objects import end_unreferred, is_referred, keep_frame, leave_variables
+from replay.objects.frame_objects import end_unreferred, frame_object, is_referred, keep_frame, leave_variables
 from replay.objects.heap import (
+    FRAME,
     FUNCTION,
     MALLOC,
     MEM,
@@ -19,6 +20,7 @@ from replay.objects.heap import (
     emit,
     free_block,
     free_counted_block,
+    give_items,
     new_block,
     new_counted_block,
     new_record,
@@ -49,6 +51,15 @@ to another one, which it frees at once."""
 def frame_room(heap, called):
     """Returns the number of variables and values in the frame of a function, up to 3.10."""
     return called.locals + (called.stack_3_8 if heap.rules[0].list_classic else called.stack)
+
+
+@leaf
+def frame_bytes(machine, function):
+    """Returns the size of the frame that a call of a function allocates, 0 for none."""
+    base = machine.heap.rules[0].frame_base
+    if base == 0 or machine.state[0].frames_kept or machine.functions[function].block:
+        return np.int64(0)
+    return base + 8 * frame_room(machine.heap, machine.functions[function])
 
 
 @leaf
@@ -89,11 +100,11 @@ def leave_frame(machine, function):
 @leaf
 def call(machine, function):
     """Calls a function with the values on the stack as its first local variables."""
-    return _enter(machine, function, np.int64(machine.functions[function].parameters), False)
+    return enter(machine, function, np.int64(machine.functions[function].parameters), False)
 
 
 @leaf
-def _enter(machine, function, kept, has_callee):
+def enter(machine, function, kept, has_callee):
     """Calls a function. Up to 3.10, the caller keeps the last `kept` arguments. `has_callee`: see FRAME."""
     state, called = machine.state[0], machine.functions[function]
     if state.depth + state.nested >= DEPTH_MAX:
@@ -167,7 +178,7 @@ def call_value(machine, count):
             machine.stack[place] = heap.objects[called].capacity
             refer(heap, machine.stack[place])
             drop(heap, called)
-    return _enter(machine, function, count, True)
+    return enter(machine, function, count, True)
 
 
 @leaf
@@ -184,7 +195,7 @@ def call_method(machine, count):
     wanted = machine.functions[function].parameters - 1
     if wanted != count:
         return fail(machine, WRONG_COUNT, count, wanted)
-    return _enter(machine, function, count + 1, True)
+    return enter(machine, function, count + 1, True)
 
 
 # Calls of __init__. The stack has the arguments, the blocks of two copies of many arguments, their tuple, the instance,
@@ -243,7 +254,7 @@ def call_init(machine, function, count):
         else:
             refer(heap, number)
     state.nested += 1
-    return _enter(machine, function, np.int64(0), False)
+    return enter(machine, function, np.int64(0), False)
 
 
 @leaf
@@ -293,6 +304,34 @@ def fail_init(machine, count):
 
 
 @leaf
+def _has_caller(machine):
+    """Whether the caller of the current call still runs: not for what the end of the variables of `main` calls."""
+    state = machine.state[0]
+    if state.depth == 1 and state.interrupted:
+        return machine.nested[state.interrupted - 1].is_over == 0
+    return state.depth > 0
+
+
+@leaf
+def _drop_with_variables(machine):
+    """Has the next steps end a frame and its variables as one object, up to 3.10: its end can be nested in that of
+    others, and calls can be nested in it. If it is delayed, it still refers to the frame of its caller."""
+    heap, state = machine.heap, machine.state[0]
+    frame, count = machine.frames[state.depth], np.int64(machine.functions[state.function].locals)
+    ended = new_record(heap, FRAME, count + 1)
+    give_items(heap, ended, count + 1)
+    if heap.collector[0].nesting >= heap.rules[0].trashcan_levels and _has_caller(machine):
+        caller = frame_object(machine, state.depth - 1)
+        refer(heap, caller)
+        heap.items[heap.objects[ended].first + count] = caller
+    entry = heap.objects[ended]
+    entry.block, entry.capacity, entry.owner = frame.block, frame.room, state.function
+    for slot in range(count):
+        heap.items[entry.first + slot] = machine.stack[state.locals + slot]
+    drop(heap, ended)
+
+
+@leaf
 def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
@@ -313,11 +352,14 @@ def return_value(machine):
     else:
         if machine.frames[state.depth].object:
             end_unreferred(machine)
-        leave_frame(machine, state.function)
-        for index in range(called.locals):
-            slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
-            if machine.stack[state.locals + slot]:
-                drop(heap, np.int64(machine.stack[state.locals + slot]))
+        if state.end_call and heap.rules[0].frame_base:
+            _drop_with_variables(machine)
+        else:
+            leave_frame(machine, state.function)
+            for index in range(called.locals):
+                slot = index if heap.rules[0].locals_from_last else called.locals - 1 - index
+                if machine.stack[state.locals + slot]:
+                    drop(heap, np.int64(machine.stack[state.locals + slot]))
     state.top = state.locals - frame.has_callee
     if state.depth == 0:
         return False

@@ -12,14 +12,12 @@ Steps are positions in the stack of what is left to drop. `closing_frame` is the
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.collector import CLEAR, IDLE, move_all, request_generation, reverse_items
+from replay.objects.collector import IDLE, request_generation, reverse_items
 from replay.objects.frame_objects import keep_frame
 from replay.objects.heap import (
     END_OF_GENERATOR,
     EXIT,
     EXIT_TRACEBACK,
-    FINALIZED,
-    GARBAGE,
     GENERATOR,
     GENERATOR_FRAME,
     INT,
@@ -48,7 +46,7 @@ FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME, C
 
 
 @leaf
-def _is_due(machine, size):
+def is_due(machine, size):
     """Starts the collection that an allocation of this size starts, up to 3.11; returns whether it does."""
     heap, collector, young = machine.heap, machine.heap.collector[0], machine.heap.generations[0]
     if heap.rules[0].collects_in_loop or collector.phase != IDLE or collector.ready or not collector.requested:
@@ -141,7 +139,7 @@ def close_generator(machine, number):
 
 
 @leaf
-def _warns(machine, number):
+def warns(machine, number):
     """Stops the program if a coroutine that never ran dies; returns whether it does."""
     if coroutine_of(machine, number) != COROUTINE or not _is_new(machine, number):
         return False
@@ -162,30 +160,6 @@ def do_close(machine):
 
 
 @leaf
-def finalize_next(machine):
-    """Closes the next generator in the garbage of a collection. After the last one, the rest is cleared."""
-    heap, collector = machine.heap, machine.heap.collector[0]
-    garbage, done = heap.generations[GARBAGE].ring, heap.generations[FINALIZED].ring
-    number = np.int64(heap.objects[garbage].next)
-    while number != garbage:
-        following = np.int64(heap.objects[number].next)
-        untrack(heap, number)
-        track(heap, number, done)
-        if heap.objects[number].kind == GENERATOR and not _warns(machine, number):
-            refer(heap, number)
-            drop(heap, number)
-            close_generator(machine, number)
-            return
-        number = following
-    move_all(heap, done, garbage)
-    collector.phase = CLEAR
-    collector.garbage, number = 0, np.int64(heap.objects[garbage].next)
-    while number != garbage:
-        collector.garbage += 1
-        number = np.int64(heap.objects[number].next)
-
-
-@leaf
 def close_next(machine):
     """Takes one step of ending the generator or frame on top of what is left to drop."""
     heap, counts = machine.heap, machine.heap.counts[0]
@@ -193,7 +167,7 @@ def close_next(machine):
     number, position = np.int64(task.object), np.int64(task.position)
     if heap.objects[number].kind == GENERATOR_FRAME:
         _end_frame_object(machine, number)
-    elif position == END_OF_GENERATOR and not _warns(machine, number):
+    elif position == END_OF_GENERATOR and not warns(machine, number):
         untrack(heap, number)
         if _throws(machine, number):
             task.position = CLOSED
@@ -243,7 +217,7 @@ def _throw_next(machine, number, position):
         else:
             task.position = MAKE_TRACEBACK
     elif position == MAKE_TRACEBACK:
-        if not _is_due(machine, np.int64(TRACEBACK_BYTES)):
+        if not is_due(machine, np.int64(TRACEBACK_BYTES)):
             task.position = DROP_STACK
             _make_traceback(heap, number)
     elif position == DROP_STACK:
@@ -282,7 +256,7 @@ def _make_frame_object(machine, number):
     heap, state, rules, entry = machine.heap, machine.state[0], machine.heap.rules[0], machine.heap.objects[number]
     called = machine.functions[entry.vector]
     size, kept = rules.frame_object_bytes + 8 * called.slots, np.int64(0)
-    if _is_due(machine, size):
+    if is_due(machine, size):
         return
     heap.dying[heap.counts[0].dying - 1].position = MAKE_TRACEBACK
     if rules.exit_bytes:

@@ -17,7 +17,7 @@ from replay.objects.instructions import (
     Code,
     Do,
 )
-from replay.objects.language import INIT, Program
+from replay.objects.language import FINALIZER, INIT, Program
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.statements import Statements
@@ -59,6 +59,7 @@ class _Compiler(Statements):
         ]
         functions = [self._function(scope) for scope in self._scopes]
         self._add_threads()
+        end_call = self._add_end_call()
         if self._problems:
             return None, self._problems
         classes = self._program.classes.values()
@@ -81,6 +82,8 @@ class _Compiler(Statements):
             np.array(self._layout, np.int64),
             self._positions,
             self._slots,
+            self._finalizers(),
+            end_call,
             self._has_threads,
         )
         return code, []
@@ -120,7 +123,7 @@ class _Compiler(Statements):
         """Returns the function of each method in each class."""
         found = np.full((len(self._classes), len(self._attributes)), -1, np.int64)
         for scope in self._scopes:
-            if scope.method and scope.method != INIT:
+            if scope.method and scope.method not in (INIT, FINALIZER):
                 found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
         for row, kind in zip(found, self._program.classes.values(), strict=True):
             if kind.base in self._classes:
@@ -150,6 +153,19 @@ class _Compiler(Statements):
             return []
         far = [(place.least > SMALL_PLACE, place.largest > SMALL_PLACE) for place in places]
         return [int(least) if least == largest else 2 for least, largest in far]
+
+    def _finalizers(self) -> list[int]:
+        """Returns the function that finalizes instances of each class, -1 for none."""
+        numbers = {scope.place[1]: scope.number for scope in self._scopes if scope.method == FINALIZER}
+        return [numbers.get(name, -1) for name in self._classes]
+
+    def _add_end_call(self) -> int:
+        """Adds the instruction after finalizers and callbacks; returns its place, 0 if there are none."""
+        if not self._has_weak_references and max(self._finalizers(), default=-1) < 0:
+            return 0
+        self._instructions.append((int(Do.END_CALL), 0, 0, 0, 0))
+        self._region_of, self._layout = [*self._region_of, 0], [*self._layout, 0]
+        return len(self._instructions) - 1
 
     def _add_threads(self) -> None:
         """Adds the code of threads: each calls its function."""

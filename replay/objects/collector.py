@@ -1,7 +1,8 @@
 """The cyclic collector: finds objects that only refer to each other, and clears them, in CPython's order.
 
-A collection has phases. START finds the garbage in one step: its cost is that of the objects visited. FINALIZE closes
-one generator of the garbage a step, if there are any (`replay.objects.closing`). CLEAR clears one
+A collection has phases. START finds the garbage in one step: its cost is that of the objects visited. CALL_BACK calls
+one callback of a weak reference a step, and FINALIZE closes one generator or finalizes one object of the garbage a
+step, if there are any (`replay.objects.finalizing`); while these run code, it is INTERRUPTED. CLEAR clears one
 object a step; what dies by this is freed in the steps in between. EMPTY frees one block of the free lists a step, in
 collections of the oldest generation. STOP ends.
 
@@ -14,12 +15,14 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.dicts import clear_dict
 from replay.objects.heap import (
+    CALLBACKS,
     CELL,
     DICT,
     DICT_ITERATOR,
     EXCEPTION,
     EXIT,
     EXIT_TRACEBACK,
+    FINALIZES,
     FRAME,
     FREE_LISTS,
     FUNCTION,
@@ -40,11 +43,14 @@ from replay.objects.heap import (
     PERMANENT,
     PLACE,
     QUEUE,
+    REFERABLE,
     SET,
     STEPS,
     TRACEBACK,
     TUPLE,
     TUPLE_ITERATOR,
+    WEAKREF,
+    clear_reference,
     drop,
     emit,
     end_items,
@@ -60,19 +66,24 @@ from replay.objects.heap import (
     references,
     track,
     untrack,
+    weak_references,
 )
 from replay.objects.running_generators import RUNNING, conceal_generators, expose_generators
 from replay.objects.sets import give_slots
 from replay.trace import Op
 
-IDLE, START, CLEAR, EMPTY, STOP, FINALIZE = range(6)
+IDLE, START, CLEAR, EMPTY, STOP, FINALIZE, CALL_BACK = range(7)
+INTERRUPTED = -1
 REACHABLE, IN_QUESTION, UNREACHABLE = range(3)
 GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS)
+WITH_OWNER = (
+    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS, WEAKREF,
+)  # fmt: skip
 """Kinds of objects whose only reference is `owner`."""
+INSTANCES = (INSTANCE, OPEN)
 
 
 @leaf
@@ -125,7 +136,7 @@ def _value(heap, number, index):
 
 
 @leaf
-def _count_outer_references(heap, ring):
+def count_outer_references(heap, ring):
     """Sets `outer_refs` of all objects of a ring; returns how many objects and references it visited."""
     visited, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
@@ -159,7 +170,7 @@ def _reach(heap, number, ring):
 
 
 @leaf
-def _separate_garbage(heap, ring, garbage):
+def separate_garbage(heap, ring, garbage):
     """Moves the objects of a ring that cannot be reached from outside to the ring `garbage`."""
     number = np.int64(heap.objects[ring].next)
     while number != ring:
@@ -174,13 +185,64 @@ def _separate_garbage(heap, ring, garbage):
             track(heap, number, garbage)
             entry.found = UNREACHABLE
             number = following
+
+
+@leaf
+def count_garbage(heap):
+    """Returns the number of objects in the garbage, which are no longer in question; counts those with finalizers."""
+    collector, garbage = heap.collector[0], heap.generations[GARBAGE].ring
     found, number = np.int64(0), np.int64(heap.objects[garbage].next)
     while number != garbage:
-        heap.objects[number].found = REACHABLE  # no longer in question
-        heap.collector[0].generators += heap.objects[number].kind == GENERATOR
+        entry = heap.objects[number]
+        entry.found = REACHABLE
+        collector.generators += entry.kind == GENERATOR
+        if entry.kind in INSTANCES:
+            collector.finalizers += entry.capacity & FINALIZES > 0
         found += 1
-        number = np.int64(heap.objects[number].next)
+        number = np.int64(entry.next)
     return found
+
+
+@leaf
+def _find_callbacks(heap):
+    """Clears the weak references to the garbage, and those in it. Callbacks of those that are not garbage are next. In
+    3.15, those without callbacks are cleared later."""
+    garbage, callbacks = heap.generations[GARBAGE].ring, heap.generations[CALLBACKS].ring
+    is_last, number = heap.rules[0].keeps_references > 0, np.int64(heap.objects[garbage].next)
+    while number != garbage:
+        entry = heap.objects[number]
+        if entry.kind == WEAKREF and not is_last:
+            clear_reference(heap, number)
+        reference = weak_references(heap, number) if entry.kind in INSTANCES else np.int64(0)
+        while reference:
+            observer = heap.objects[reference]
+            following = np.int64(observer.length)
+            if observer.owner or not is_last:
+                clear_reference(heap, reference)
+            if observer.owner and observer.found != UNREACHABLE:
+                refer(heap, reference)
+                untrack(heap, reference)
+                track(heap, reference, callbacks)
+            reference = following
+        number = np.int64(entry.next)
+
+
+@leaf
+def start_clearing(heap):
+    """Has the next steps clear the garbage. Before, newer releases clear all weak references to it, and those in it."""
+    collector, garbage = heap.collector[0], heap.generations[GARBAGE].ring
+    collector.phase = CLEAR
+    if not heap.rules[0].clears_references_again or collector.weakrefs == 0:
+        return
+    number = np.int64(heap.objects[garbage].next)
+    while number != garbage:
+        entry = heap.objects[number]
+        if entry.kind == WEAKREF:
+            clear_reference(heap, number)
+        elif entry.kind in INSTANCES:
+            while weak_references(heap, number):
+                clear_reference(heap, weak_references(heap, number))
+        number = np.int64(entry.next)
 
 
 @leaf
@@ -250,9 +312,9 @@ def _find(heap):
         heap.generations[younger].count = 0
         if younger < generation:
             move_all(heap, heap.generations[younger].ring, ring)
-    heap.counts[0].steps += _count_outer_references(heap, ring)
-    collector.generators = 0
-    collector.garbage = _separate_garbage(heap, ring, garbage)
+    heap.counts[0].steps += count_outer_references(heap, ring)
+    collector.generators, collector.finalizers, collector.freed = 0, 0, 0
+    separate_garbage(heap, ring, garbage)
     survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)
     if generation + 1 < GENERATIONS:
         if generation + 2 == GENERATIONS:
@@ -260,7 +322,16 @@ def _find(heap):
         move_all(heap, ring, heap.generations[generation + 1].ring)
     else:
         collector.pending, collector.total = 0, survivors
-    collector.phase, collector.held = FINALIZE if collector.generators else CLEAR, 0
+    if collector.weakrefs:
+        _find_callbacks(heap)
+    collector.garbage = count_garbage(heap)
+    collector.held = 0
+    if heap.objects[heap.generations[CALLBACKS].ring].next != heap.generations[CALLBACKS].ring:
+        collector.phase = CALL_BACK
+    elif collector.generators or collector.finalizers:
+        collector.phase = FINALIZE
+    else:
+        start_clearing(heap)
 
 
 @leaf
@@ -289,7 +360,7 @@ def _can_be_cleared(heap, kind):
     """Whether the collector can drop the references of an object of a kind."""
     if kind in (QUEUE, LIST_QUEUE):
         return heap.rules[0].clears_queues > 0
-    return kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME)
+    return kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME, WEAKREF)
 
 
 @leaf
@@ -307,14 +378,25 @@ def _clear_object(heap, number):
             drop(heap, np.int64(heap.objects[number].owner))
         heap.objects[number].owner = 0
     elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
-        reverse_items(heap, number)
-        end_items(heap, number, heap.objects[number].length)
+        _clear_values(heap, number)
     elif kind == FRAME:
         _clear_variables(heap, number)
     elif kind in (QUEUE, LIST_QUEUE):
         _clear_queue(heap, number)
     else:
         _clear_slots(heap, number)
+
+
+@leaf
+def _clear_values(heap, number):
+    """Drops the attributes of an instance, and frees their block; its weak references remain."""
+    reference = weak_references(heap, number)
+    reverse_items(heap, number)
+    end_items(heap, number, heap.objects[number].length)
+    if reference:
+        give_items(heap, number, np.int64(1))
+        entry = heap.objects[number]
+        entry.capacity, heap.items[entry.first + (1 << entry.room) - 1] = REFERABLE, reference
 
 
 @leaf
@@ -420,7 +502,7 @@ def collect_next(machine):
         done = heap.generations[collector.generation]
         done.collections += 1
         done.collected += collector.garbage
-        collector.phase, collector.waiting = IDLE, 0
+        collector.phase, collector.waiting = IDLE, collector.floor
 
 
 @leaf

@@ -17,6 +17,7 @@ FEATURES: dict[str, tuple[type[Form], ...]] = {
     ),
     "generators": (language.Yield, language.Next, language.Close),
     "coroutines and `yield from`": (language.Await, language.Steps, language.YieldFrom),
+    "weak references and finalizers": (language.Weakref, language.Referent, language.IfNone),
 }  # fmt: skip
 """The forms of each feature. Methods are no form."""
 SUPPORTED = {
@@ -25,6 +26,7 @@ SUPPORTED = {
     ("exceptions", "threads"),
     ("inner functions and methods", "generators"),
     ("generators", "coroutines and `yield from`"),
+    ("inner functions and methods", "weak references and finalizers"),
 }
 """Pairs of features that can be combined."""
 
@@ -47,6 +49,10 @@ def _place_of(program: Program, feature: str) -> Location | None:
         for name, kind in program.classes.items():
             for method in kind.methods:
                 return "classes", name, "methods", method
+    if feature == "weak references and finalizers":
+        for name, kind in program.classes.items():
+            if language.FINALIZER in kind.methods:
+                return "classes", name, "methods", language.FINALIZER
     bodies: list[tuple[Location, Any]] = [
         *((("classes", name, "methods"), kind.methods) for name, kind in program.classes.items()),
         *((("functions", name), each.do) for name, each in program.functions.items()),

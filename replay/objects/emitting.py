@@ -45,6 +45,7 @@ class Emitter:
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
         self._slots: dict[tuple[int, int], list[int]] = {}
+        self._has_weak_references = False
         self._is_generator = self._is_coroutine = False
         self._yield_distances: Iterator[int] = iter(())
         self._depth = self._deepest = self._deepest_3_8 = 0

@@ -265,3 +265,19 @@ class Expressions(Emitter):
     @_expression.register
     def _(self, form: language.Take) -> None:
         self._wait(form.take, Do.TAKE)
+
+    @_expression.register
+    def _(self, form: language.Weakref) -> None:
+        values = [form.weakref] if form.callback is None else [form.weakref, form.callback]
+        self._depth += 1  # the class
+        for each in values:
+            self._expression(each)
+        self._depth -= 1
+        self._emit(Do.PACK_ARGUMENTS, len(values))
+        self._emit(Do.WEAKREF, len(values))
+        self._has_weak_references = True
+
+    @_expression.register
+    def _(self, form: language.Referent) -> None:
+        self._load(form.referent)
+        self._emit(Do.REFERENT)

@@ -17,7 +17,7 @@ def never_completes(form: Statement) -> bool:
     def never(body: list[Statement] | None) -> bool:
         return body is not None and len(body) > 0 and never_completes(body[-1])
 
-    if isinstance(form, (language.Choose, language.IfKey)):
+    if isinstance(form, (language.Choose, language.IfKey, language.IfNone)):
         return never(form.do) and never(form.otherwise)
     if isinstance(form, language.Try):
         return never(form.finally_) or all(map(never, [form.try_, *(each.handle for each in form.clauses)]))

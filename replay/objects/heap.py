@@ -85,13 +85,15 @@ class Kind(IntEnum):
     """The exception that closes a generator, from 3.12 on."""
     STEPS = auto()
     """An iterator that runs a coroutine."""
+    WEAKREF = auto()
+    """A weak reference: see `replay.objects.weak_references`."""
 
 
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
     LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
-    STEPS,
+    STEPS, WEAKREF,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def _kinds(*kinds: int) -> int:
 WITH_HEADER = _kinds(
     TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
     EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
-    STEPS,
+    STEPS, WEAKREF,
 )  # fmt: skip
 """Kinds of objects with the collector's header."""
 WITH_ITEMS = _kinds(
@@ -118,7 +120,14 @@ FORWARD = _kinds(
 NESTED = _kinds(
     TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
 )  # fmt: skip
-"""Kinds of objects that count for the trashcan; see `_is_nested`."""
+"""Kinds of objects that count for the trashcan; see `is_nested`."""
+OBSERVABLE = _kinds(INSTANCE, OPEN, WEAKREF)
+"""Kinds of objects whose end can do more than drop their references: see `_observe`."""
+REFERABLE, FINALIZES, HAS_DICT = 1, 2, 4
+"""Flags in `capacity` of an instance: it can have weak references; its class has a finalizer, which was not called yet;
+its attributes are in a dict."""
+OBSERVED = -2
+"""Position of an object that is going to end, before its finalizer and the callbacks of its weak references."""
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
@@ -137,7 +146,7 @@ OBJECT = record(
 )  # fmt: skip
 """`length`: items of a container, characters, the value of an integer, the next value or index of an iterator.
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
-which text a constant is, 0 for one of the letter x only; the function of a bound method.
+which text a constant is, 0 for one of the letter x only; the function of a bound method; flags of an instance.
 `owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
 function, content of a cell, instance of a bound method, coroutine of its steps.
 Of generators and their frames: see `replay.objects.generators`.
@@ -145,26 +154,30 @@ Of generators and their frames: see `replay.objects.generators`.
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
-COUNTS = record("objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps")
-"""`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large."""
+COUNTS = record(
+    "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps", "steps_most"
+)
+"""`largest`: the largest chunk of items so far, as a power of two. The next one is at most twice as large.
+`steps_most`: the limit of steps, which jumps back and nested calls check."""
 GENERATION = record("ring", "count", "threshold", "collections", "collected")
 """`ring`: the record that its ring of objects starts with. `count`, `threshold`: as gc.get_count() and
 gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
-    "free_list", "nesting", "unwinding", "delayed", "waiting", "generators",
+    "free_list", "nesting", "unwinding", "delayed", "waiting", "generators", "finalizers", "weakrefs", "floor", "freed",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
 one before it. `pending`, `total`: objects that survived collections of generation 1 since the
 last one of generation 2, and that one. `held`: the object being cleared. `garbage`: number of objects found.
 `waiting`: number of references to drop that wait for the end of the collection.
-`generators`: number of generators in the garbage.
+`generators`, `finalizers`: number of generators, and of objects with finalizers, in the garbage. `weakrefs`: number of
+weak references. `floor`: `waiting` outside of collections. `freed`: weak references that their callbacks freed.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
-GENERATIONS, PERMANENT, GARBAGE, FINALIZED = 3, 3, 4, 5
-"""Number of generations; after them, the objects of gc.freeze(), those that a collection found unreachable, and those
-of them whose finalizers were called."""
+GENERATIONS, PERMANENT, GARBAGE, FINALIZED, CALLBACKS = 3, 3, 4, 5, 6
+"""Number of generations; after them, the objects of gc.freeze(), those that a collection found unreachable, those
+of them whose finalizers were called, and weak references whose callbacks a collection calls."""
 RULES = record(
     "int_least", "length_least", "small_ints", "list_classic", "constants_op", "pop_keeps_empty", "text_header",
     "range_iterator_bytes", "range_lengths", "range_arguments", "keeps_arguments", "frame_base",
@@ -182,6 +195,8 @@ RULES = record(
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
     "coroutine_more", "links_caller", "wraps_tuples",
+    "weakref_bytes", "weakref_slot_bytes", "calls_alone", "keeps_references", "clears_references_again",
+    "resurrects_all",
 )  # fmt: skip
 
 
@@ -505,14 +520,14 @@ def end_items(heap, number, length):
 
 
 @leaf
-def _references(heap, number):
+def references_to_drop(heap, number):
     """Returns the number of references that an object drops when it is freed."""
     entry = heap.objects[number]
     return references(heap, number) if _has_items(entry.kind) else np.int64(entry.owner > 0)
 
 
 @leaf
-def _is_nested(heap, number):
+def is_nested(heap, number):
     """Whether freeing an object counts for the trashcan."""
     if heap.rules[0].trashcan_levels == 0:
         return False
@@ -526,7 +541,7 @@ def _is_nested(heap, number):
 def _enters_trashcan(heap, number):
     """Counts an object that is going to be freed; returns True if it is delayed instead."""
     collector, entry = heap.collector[0], heap.objects[number]
-    if not _is_nested(heap, number):
+    if not is_nested(heap, number):
         return False
     if collector.nesting < heap.rules[0].trashcan_levels:
         collector.nesting += 1
@@ -548,7 +563,47 @@ def leave_trashcan(heap):
         entry, task = heap.objects[number], heap.dying[counts.dying]
         collector.delayed, entry.next = entry.next, 0
         collector.nesting, collector.unwinding = 2, 1  # the loop over delayed objects counts too
-        task.object, task.position = number, _references(heap, number)
+        task.object, task.position = number, references_to_drop(heap, number)
+        counts.dying += 1
+        if is_one_of(entry.kind, OBSERVABLE):
+            _observe(heap, number)
+
+
+@leaf
+def weak_references(heap, number):
+    """Returns the first weak reference to an instance, 0 for none. It is in the last of the entries for its items."""
+    entry = heap.objects[number]
+    if entry.first == 0 or not entry.capacity & REFERABLE:
+        return np.int64(0)
+    return np.int64(heap.items[entry.first + (1 << entry.room) - 1])
+
+
+@leaf
+def clear_reference(heap, number):
+    """Has a weak reference refer to nothing. Its neighbours among those to the same object are `room` and `length`."""
+    entry = heap.objects[number]
+    if entry.capacity == 0:
+        return
+    referent = heap.objects[entry.capacity]
+    if entry.room:
+        heap.objects[entry.room].length = entry.length
+    else:
+        heap.items[referent.first + (1 << referent.room) - 1] = entry.length
+    if entry.length:
+        heap.objects[entry.length].room = entry.room
+    entry.capacity, entry.length, entry.room = 0, 0, 0
+
+
+@leaf
+def _observe(heap, number):
+    """Notes that an instance or weak reference is going to end. If there is a finalizer or callbacks, they are next."""
+    entry, counts = heap.objects[number], heap.counts[0]
+    if entry.kind == WEAKREF:
+        clear_reference(heap, number)
+        heap.collector[0].weakrefs -= 1
+    elif entry.capacity & FINALIZES or (heap.collector[0].weakrefs and weak_references(heap, number)):
+        task = heap.dying[counts.dying]
+        task.object, task.position = number, OBSERVED
         counts.dying += 1
 
 
@@ -565,11 +620,13 @@ def drop_frame(heap, number):
 @leaf
 def drop_next(heap):
     """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; -1 if a
-    generator or its frame is next to end; else 0."""
+    generator or its frame is next to end; OBSERVED if a finalizer or callback is next; else 0."""
     counts = heap.counts[0]
     task = heap.dying[counts.dying - 1]
     number = task.object
     entry = heap.objects[number]
+    if task.position <= OBSERVED:
+        return np.int64(OBSERVED)
     if task.position < 0:
         entry.refs -= 1
         if entry.refs or number == 0:
@@ -582,7 +639,9 @@ def drop_next(heap):
         if _enters_trashcan(heap, number):
             counts.dying -= 1
         else:
-            task.position = _references(heap, number)
+            task.position = references_to_drop(heap, number)
+            if is_one_of(entry.kind, OBSERVABLE):
+                _observe(heap, number)
         return np.int64(0)
     if entry.kind == GENERATOR or (entry.kind == GENERATOR_FRAME and task.position == 0):
         return np.int64(-1)
@@ -612,7 +671,7 @@ def drop_next(heap):
         free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted, is_kept = _is_nested(heap, number), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    is_counted, is_kept = is_nested(heap, number), entry.kind == FRAME and heap.rules[0].frame_base > 0
     if not is_kept:
         end_object(heap, number)
     if is_counted:

@@ -10,8 +10,8 @@ each new instance, and so have later instances. An attribute for which no room i
 instance to a dict.
 
 An instance is a record of kind OPEN. Its items are the values in the order of the class's keys, or its dict. From 3.11
-on, the number of values and their order of insertion follow, where references are not sought. `Machine.slots` has the
-place of each attribute among the keys of each class.
+on, the number of values and their order of insertion follow, where references are not sought. The last entry is the
+first weak reference to the instance. `Machine.slots` has the place of each attribute among the keys of each class.
 """
 
 import numpy as np
@@ -23,9 +23,12 @@ from replay.objects.functions import bind_method, class_of
 from replay.objects.heap import (
     DICT,
     EXCEPTION,
+    HAS_DICT,
+    INSTANCE,
     MALLOC,
     MEM,
     OPEN,
+    REFERABLE,
     chunk_log,
     drop,
     free_block,
@@ -39,10 +42,29 @@ from replay.objects.heap import (
 )
 from replay.objects.machine import IS_METHOD, NO_VALUE, fail, pop, push
 
-CLASS = record("slots", "usable", "entries", "keys")
-"""`slots`: -1 if instances have a dict, EXCEPTIONAL of classes of exceptions. `usable`, `entries`: of the shared keys,
-from 3.11 on. `keys`: the shared table of keys up to 3.10, 0 for none."""
+CLASS = record("slots", "usable", "entries", "keys", "traits", "finalizer")
+"""`slots`: -1 if instances have a dict, EXCEPTIONAL of classes of exceptions. `traits`: flags of new instances.
+`finalizer`: the function that finalizes them. `usable`, `entries`: of the shared keys, from 3.11 on. `keys`: the shared
+table of keys up to 3.10, 0 for none."""
 SHARED_KEYS = 30
+
+
+@leaf
+def slots_bytes(machine, which):
+    """Returns the size of an instance of a class with slots."""
+    kind = machine.classes[which]
+    return 32 + 8 * kind.slots + machine.heap.rules[0].weakref_slot_bytes * (kind.traits & REFERABLE)
+
+
+@leaf
+def new_instance(machine, which):
+    """Pushes a new instance of a class with slots."""
+    heap, kind = machine.heap, machine.classes[which]
+    number = new_object(heap, INSTANCE, slots_bytes(machine, which), kind.slots)
+    heap.objects[number].owner, heap.objects[number].capacity = which, kind.traits
+    give_items(heap, number, kind.slots + (kind.traits & REFERABLE))
+    push(machine, number)
+    return True
 
 
 @leaf
@@ -55,7 +77,7 @@ def new_open(machine, which):
     else:
         number = new_object(heap, OPEN, rules.instance_bytes, count)
     entry = heap.objects[number]
-    entry.owner = which
+    entry.owner, entry.capacity = which, kind.traits
     push(machine, number)
     if rules.splits_dicts:
         return True
@@ -65,7 +87,7 @@ def new_open(machine, which):
     if not rules.values_inline:
         entry.vector = new_block(heap, MALLOC, MEM, ((count + 9) & ~7) + 8 * count)
     entry.length = count
-    give_items(heap, number, 2 * count + 1)
+    give_items(heap, number, 2 * count + 2)
     return True
 
 
@@ -89,7 +111,7 @@ def open_attribute(machine, number, name, is_set):
             drop(heap, old)
         return True
     value = np.int64(0)
-    if in_dict or entry.capacity:
+    if in_dict or entry.capacity & HAS_DICT:
         if heap.items[entry.first]:
             value = _get_in_dict(machine, which, np.int64(heap.items[entry.first]), name)
     elif machine.slots[which, name] >= 0:
@@ -111,7 +133,7 @@ def open_attribute(machine, number, name, is_set):
 def _set_in_values(machine, number, name, value):
     """Sets an attribute, and returns its previous value, 0 for none."""
     heap, entry = machine.heap, machine.heap.objects[number]
-    if entry.capacity:  # the instance has a dict
+    if entry.capacity & HAS_DICT:
         return insert(heap, np.int64(heap.items[entry.first]), np.int64(machine.attributes[name]), value)
     kind, place = machine.classes[entry.owner], np.int64(machine.slots[entry.owner, name])
     if place < 0:
@@ -148,7 +170,8 @@ def _give_dict(machine, number):
         free_block(heap, MEM, entry.vector)
         entry.vector = 0
     heap.items[entry.first] = made
-    entry.length = entry.capacity = 1
+    entry.length = 1
+    entry.capacity |= HAS_DICT
 
 
 # Split dicts, up to 3.10. Such a dict has a `vector`, the block of its values

@@ -54,6 +54,11 @@
     BEGIN_THREAD       pushes the arguments; LEAVE_THREAD pops the result of the function; END_THREAD
     LOCK, QUEUE        push a new object; FILL_QUEUE allocates what belongs to the queue on the stack
     ACQUIRE, RELEASE   replace a lock by the result; PUT pops a queue and an item; TAKE replaces a queue by an item
+    PACK_ARGUMENTS n   pushes a tuple of the n values on the stack, which remain
+    WEAKREF n          pops it and the values, and pushes a weak reference to the first; the second is a callback
+    REFERENT           replaces a weak reference by the object that it refers to
+    IS_NONE            pops a value, and jumps to `other` unless it is None
+    END_CALL           pops the result of a finalizer or callback, and continues where it was called
     SLEEP ns           pushes None, after so many ns; WORK ns computes for so long
 
 The field `line` is the number of the statement: its place in the file is in `Code.places`.
@@ -187,6 +192,11 @@ class Do(IntEnum):
     SEND = auto()
     YIELD_AGAIN = auto()
     STEPS = auto()
+    PACK_ARGUMENTS = auto()
+    WEAKREF = auto()
+    REFERENT = auto()
+    IS_NONE = auto()
+    END_CALL = auto()
 
 
 SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotation)
@@ -205,15 +215,15 @@ SLOT_BITS = 20
 MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2,
          Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2,
-         Do.CLOSE: 1, Do.SEND: 1, Do.STEPS: 1}  # fmt: skip
+         Do.CLOSE: 1, Do.SEND: 1, Do.STEPS: 1, Do.IS_NONE: 1}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
            Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY, Do.LOCK, Do.QUEUE,
-           Do.SLEEP}  # fmt: skip
+           Do.SLEEP, Do.PACK_ARGUMENTS}  # fmt: skip
 _POPPED = {Do.STORE: 1, Do.SUM: 1, Do.PRODUCT: 1, Do.UNWIND: 1, Do.RETURN: 1, Do.ITEM: 1, Do.DISCARD: 1, Do.CLEAR: 1,
            Do.SET_ATTRIBUTE: 2, Do.APPEND: 2, Do.SET_ITEM: 3, Do.DELETE_ITEM: 2, Do.CONTAINS: 2, Do.ADD: 2,
            Do.DISCARD_ELEMENT: 2, Do.STORE_CELL: 1, Do.RAISE: 1, Do.LEAVE_FINALLY: 1, Do.PUT: 2, Do.YIELD: 1,
-           Do.END_GENERATOR: 1, Do.CLOSE: 1}  # fmt: skip
+           Do.END_GENERATOR: 1, Do.CLOSE: 1, Do.IS_NONE: 1, Do.END_CALL: 1}  # fmt: skip
 
 
 def effect(do: Do, argument: int, program: Program) -> int:
@@ -224,7 +234,7 @@ def effect(do: Do, argument: int, program: Program) -> int:
         return 1 - 2 * argument
     if do == Do.DICT_OF_CONSTANTS:
         return -argument
-    if do == Do.NEXT_OF:
+    if do in (Do.NEXT_OF, Do.WEAKREF):
         return -argument
     if do in (Do.CALL_VALUE, Do.CALL_METHOD):
         return -argument - (do == Do.CALL_METHOD)
@@ -264,6 +274,10 @@ class Code(NamedTuple):
     function_slots: dict[tuple[int, int], list[int]]
     """The number of variables and values of each function in CPython, by release from 3.11 on, if the program has
     exceptions or generators."""
+    finalizers: list[int]
+    """The function that finalizes instances of each class, -1 for none."""
+    end_call: int = 0
+    """The instruction END_CALL, if the program has finalizers or weak references."""
     has_threads: bool = False
     """Whether the program has statements about threads, or takes time."""
 

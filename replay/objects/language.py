@@ -6,18 +6,19 @@ is what it creates or computes. `replay.objects.twin` writes the program in Pyth
 """
 
 import keyword
+import re
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from replay.support.names import nearest
-from replay.support.units import Time
+from replay.support.units import Size, Time
 from replay.support.yaml_documents import Form
 
 MAIN = "main"
 """The function that a program starts with. It has no parameters."""
-SELF, INIT = "self", "__init__"
-"""The first parameter of methods; the method that `new` calls."""
+SELF, INIT, FINALIZER = "self", "__init__", "__del__"
+"""The first parameter of methods; the method that `new` calls; that called before the end of an instance."""
 LARGEST = (1 << 60) - 1
 """The largest integer in a program, and of those that it computes: two digits of CPython's integers."""
 _WORD = "[A-Za-z][A-Za-z0-9_]*"
@@ -32,8 +33,30 @@ EXCEPTIONS = {
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
-RESERVED |= {"start_new_thread", "allocate_lock", "SimpleQueue", "sleep", "coroutine"}
+RESERVED |= {"ref", "start_new_thread", "allocate_lock", "SimpleQueue", "sleep", "coroutine"}
 """Names of functions, classes and constants in the program's twin."""
+
+
+def _word(name: Any) -> Any:
+    """Returns a name or place; raises ValueError for a text that is neither."""
+    if isinstance(name, str) and not re.fullmatch(rf"{_WORD}(\.{_WORD})*", name):
+        raise ValueError(f"{name!r} is not a name; names have letters, digits and underscores, and begin with a letter")
+    return name
+
+
+def _simple(name: Any) -> Any:
+    """Returns a name; raises ValueError for any other text."""
+    if isinstance(name, str) and "." in name:
+        raise ValueError(f"{name!r} is an attribute; only a name is possible here")
+    return name
+
+
+def _release(python: Any) -> Any:
+    """Returns a release; raises ValueError for a number, which YAML makes of a release without quotes."""
+    if isinstance(python, (int, float)):
+        meant = "3.10" if python == 3.1 else python
+        raise ValueError(f'{python} is a number in YAML; write the release in quotes: python: "{meant}"')
+    return python
 
 
 def _unreserved(name: str) -> str:
@@ -59,17 +82,19 @@ def _no_keywords(place: str) -> str:
 
 def _supported(name: Any) -> Any:
     """Returns the name of a method; raises ValueError for special methods that are not simulated."""
-    if isinstance(name, str) and name.startswith("_") and name != INIT:
-        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {INIT} is")
+    if isinstance(name, str) and name.startswith("_") and name not in (INIT, FINALIZER):
+        both = f"{INIT} and {FINALIZER} are"
+        raise ValueError(f"{name!r} is not supported; of the names with an underscore in front, only {both}")
     return name
 
 
-Name = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
-Attribute = Annotated[str, Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
-Place = Annotated[str, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
+_Text = Annotated[str, BeforeValidator(_word)]
+Name = Annotated[_Text, BeforeValidator(_simple), Field(pattern=rf"^{_WORD}$"), AfterValidator(_unreserved)]
+Attribute = Annotated[_Text, BeforeValidator(_simple), Field(pattern=rf"^{_WORD}$"), AfterValidator(_no_keywords)]
+Place = Annotated[_Text, Field(pattern=rf"^{_WORD}(\.{_WORD})*$"), AfterValidator(_no_keywords)]
 """A variable, or an attribute of the object that a variable refers to."""
 MethodName = Annotated[
-    str, Field(pattern=rf"^({_WORD}|{INIT})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
+    str, Field(pattern=rf"^({_WORD}|{INIT}|{FINALIZER})$"), BeforeValidator(_supported), AfterValidator(_no_keywords)
 ]
 ExceptionNames = Annotated[str | list[str], BeforeValidator(_exceptions)]
 Threshold = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -210,6 +235,19 @@ class Take(Form):
     """`q.get()`: waits until the queue has an item."""
 
     take: Place
+
+
+class Weakref(Form):
+    """A weak reference to an instance: `ref(a)`, or `ref(a, f)` with a callback: a function or bound method."""
+
+    weakref: "Expression"
+    callback: "Expression | None" = None
+
+
+class Referent(Form):
+    """`r()`, of a weak reference: the instance, or None once it has ended."""
+
+    referent: Place
 
 
 # Statements
@@ -441,6 +479,14 @@ class IfKey(Form):
     otherwise: list["Statement"] = Field(default_factory=list)
 
 
+class IfNone(Form):
+    """`if x is None:`."""
+
+    if_none: Place
+    do: Annotated[list["Statement"], Field(min_length=1)]
+    otherwise: list["Statement"] = Field(default_factory=list)
+
+
 def _key(form: type[Form]) -> str:
     """Returns the key that distinguishes a form: its first."""
     name, field = next(iter(form.model_fields.items()))
@@ -454,6 +500,7 @@ EXPRESSIONS: dict[str, type[Form]] = {
         FirstKey, Next,
         NewLock, NewQueue, Take,
         Await, Steps,
+        Weakref, Referent,
     )
 }  # fmt: skip
 STATEMENTS: dict[str, type[Form]] = {
@@ -463,6 +510,7 @@ STATEMENTS: dict[str, type[Form]] = {
         Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
         Yield, Next, Close,
         YieldFrom, Await,
+        IfNone,
     )
 }  # fmt: skip
 _FORM_NAMES = {"expression": EXPRESSIONS, "statement": STATEMENTS}
@@ -482,7 +530,8 @@ def _known(kind: str) -> BeforeValidator:
     def check(value: Any) -> Any:
         if isinstance(value, dict) and _tag(value) not in forms:
             raise ValueError(f"unknown {kind} {_tag(value)!r}; {nearest(_tag(value), list(forms))}")
-        if not isinstance(value, (dict, Form)) and (kind == "statement" or not isinstance(value, (int, str))):
+        is_simple = isinstance(value, (int, str)) and not isinstance(value, bool)
+        if not isinstance(value, (dict, Form)) and (kind == "statement" or not is_simple):
             what = "a mapping such as `drop: [x]`" if kind == "statement" else "a whole number, a name or a mapping"
             raise ValueError(f"{value!r} is not {'a' if kind == 'statement' else 'an'} {kind}; write {what}")
         return value
@@ -513,7 +562,9 @@ Expression: TypeAlias = Annotated[
     | Annotated[Take, Tag("take")]
     | Annotated[Next, Tag("next")]
     | Annotated[Await, Tag("await")]
-    | Annotated[Steps, Tag("steps")],
+    | Annotated[Steps, Tag("steps")]
+    | Annotated[Weakref, Tag("weakref")]
+    | Annotated[Referent, Tag("referent")],
     Discriminator(_tag),
     _known("expression"),
 ]
@@ -549,7 +600,8 @@ Statement: TypeAlias = Annotated[
     | Annotated[Next, Tag("next")]
     | Annotated[Close, Tag("close")]
     | Annotated[YieldFrom, Tag("yield_from")]
-    | Annotated[Await, Tag("await")],
+    | Annotated[Await, Tag("await")]
+    | Annotated[IfNone, Tag("if_none")],
     Discriminator(_tag),
     _known("statement"),
 ]
@@ -574,6 +626,8 @@ class Class(Form):
     base: Annotated[str, Field(pattern=rf"^{_WORD}$")] | None = None
     """A class of exceptions that it derives from. Its instances are exceptions."""
     slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
+    weakref: bool = False
+    """Whether instances with `slots` can have weak references. Instances without `slots` can."""
     methods: dict[MethodName, Function] = Field(default_factory=dict)
 
 
@@ -585,16 +639,30 @@ class Collector(Form):
     """As of gc.set_threshold(). Default: those of the release."""
 
 
+class Limits(Form):
+    """Limits that stop a program which does not end."""
+
+    memory: Annotated[Size, Field(ge=1)] = 4 << 30
+    """Memory that the simulation itself needs for live objects and their references; about 150 bytes an object."""
+    steps: Annotated[int, Field(ge=1, lt=1 << 62)] = 10_000_000_000
+    """Steps of the machine: instructions, ends of references, and what collections visit. Checked at jumps back."""
+    threads: Annotated[int, Field(ge=1)] = 100_000
+    """Threads that are started, besides `main`."""
+
+
 class Program(Form):
     """An object program: classes, functions, and `main`, which is called once."""
 
     kind: Literal["objects"]
     description: str = ""
     """What the program does to memory, in one sentence."""
-    python: Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"] = "3.12"
+    python: Annotated[
+        Literal["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"], BeforeValidator(_release)
+    ] = "3.12"
     """Release of CPython whose rules apply."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     collector: Collector = Field(default_factory=Collector)
+    limits: Limits = Field(default_factory=Limits)
     switch_interval: Annotated[Time, Field(gt=0)] = 5_000_000
     """As of sys.setswitchinterval(): how long a thread waits for the GIL until it requests that the holder drops it."""
     classes: dict[Name, Class] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from replay.jit.arrays import copied
 from replay.objects.handlers import COLD, DEAD, HAS_RESULT, IN_CELL, JUMPS_BACK, NAME
 from replay.objects.instructions import Code, Do
 
-BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH)
+BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE)
 ENDS = (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 """Instructions that do not continue with the next one."""
 _IN_3_12 = {

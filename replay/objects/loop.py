@@ -18,10 +18,11 @@ from replay.objects.calls import (
     make_arguments,
     return_value,
 )
-from replay.objects.closing import close_next, do_close, finalize_next
+from replay.objects.closing import close_next, do_close
 from replay.objects.collector import (
     FINALIZE,
     IDLE,
+    INTERRUPTED,
     collect_next,
     freeze,
     request_generation,
@@ -32,6 +33,7 @@ from replay.objects.containers import attribute, change_list, item, list_of_cons
 from replay.objects.coroutines import do_coroutine, is_iterator
 from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.exceptions import do_exception
+from replay.objects.finalizing import call_or_finalize_next
 from replay.objects.frame_objects import end_frame
 from replay.objects.functions import make_cell, make_function, method_of, use_cell
 from replay.objects.generators import do_generator
@@ -40,10 +42,10 @@ from replay.objects.heap import (
     DICT,
     EVENTS_A_STEP,
     FLOAT,
-    INSTANCE,
     INT,
     LIST,
     LIST_ITERATOR,
+    OBSERVED,
     PLACE,
     RANGE,
     SET,
@@ -53,12 +55,11 @@ from replay.objects.heap import (
     drop,
     drop_leaf,
     drop_next,
-    give_items,
     new_object,
     new_record,
     refer,
 )
-from replay.objects.instances import new_open
+from replay.objects.instances import new_instance, new_open
 from replay.objects.instructions import IN_CALL, IN_DELEGATION, SWITCHES
 from replay.objects.machine import (
     ADD,
@@ -80,6 +81,7 @@ from replay.objects.machine import (
     DELETE_CELL,
     DISCARD,
     DISCARD_ELEMENT,
+    END_CALL,
     END_INIT,
     FAILED,
     FOUND,
@@ -112,6 +114,7 @@ from replay.objects.machine import (
     NONE,
     NOT_INT,
     NOT_SEQUENCE,
+    PACK_ARGUMENTS,
     POP_LAST,
     PRODUCT,
     RAISE_AGAIN,
@@ -124,6 +127,7 @@ from replay.objects.machine import (
     STORE_CELL,
     SUM,
     SWITCH_COLLECTOR,
+    TOO_MANY_STEPS,
     UNBOUND,
     UNWIND,
     WORK,
@@ -131,12 +135,14 @@ from replay.objects.machine import (
     pop,
     push,
 )
+from replay.objects.nested_calls import end_call, observe_next
 from replay.objects.next_allocation import allocate_next
 from replay.objects.sets import change_set, make_set, set_of_constants
 from replay.objects.thread_instructions import do_thread
 from replay.objects.twin import INCREMENT, MULTIPLIER
 from replay.objects.unwinding import unwind_next
 from replay.objects.values import compute, iterate_range, new_length, new_range, next_item, repeat_text
+from replay.objects.weak_references import do_weak_reference
 
 CREATES = (
     NEW, MAKE_TUPLE, MAKE_LIST, LETTERS, MAKE_BYTES, LIST_OF_CONSTANTS, MAKE_RANGE, MAKE_SET, SET_OF_CONSTANTS,
@@ -205,8 +211,11 @@ def _do(machine):
     if op == NEXT:
         return next_item(machine, instruction.other)
     if op == JUMP:
-        state.checks = instruction.other < at
-        machine.functions[state.function].warmth += instruction.other < at
+        is_back = instruction.other < at
+        state.checks = is_back
+        machine.functions[state.function].warmth += is_back
+        if is_back and heap.counts[0].steps > heap.counts[0].steps_most:
+            return fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
         state.at = instruction.other
         return True
     if op in (SUM, PRODUCT):
@@ -239,8 +248,7 @@ def _create(machine, op, argument, other):
     heap, state = machine.heap, machine.state[0]
     if op == NEW:
         state.checks = other != IN_CALL
-        slots = machine.classes[argument].slots
-        return new_open(machine, argument) if slots < 0 else _new_instance(machine, argument, slots)
+        return new_open(machine, argument) if machine.classes[argument].slots < 0 else new_instance(machine, argument)
     if op == MAKE_TUPLE:
         return make_container(machine, TUPLE, argument)
     if op == MAKE_LIST:
@@ -261,17 +269,6 @@ def _create(machine, op, argument, other):
 
 
 @leaf
-def _new_instance(machine, which, slots):
-    """Pushes a new instance of a class with slots."""
-    heap = machine.heap
-    number = new_object(heap, INSTANCE, 32 + 8 * slots, slots)
-    heap.objects[number].owner = which
-    give_items(heap, number, slots)
-    push(machine, number)
-    return True
-
-
-@leaf
 def _do_rare(machine, op, argument, other):
     """Runs one of the instructions that are left."""
     state = machine.state[0]
@@ -282,7 +279,8 @@ def _do_rare(machine, op, argument, other):
     if op == CHOOSE:
         return _choose(machine, argument, other)
     if op == COLLECT:
-        start_collection(machine.heap, argument)
+        if machine.heap.collector[0].phase == IDLE:
+            start_collection(machine.heap, argument)
         return True
     if op == FOUND:
         return _found(machine)
@@ -301,6 +299,8 @@ def _do_rare(machine, op, argument, other):
         return do_exception(machine, op, argument, other)
     if START <= op <= WORK:
         return do_thread(machine, op, argument, other)
+    if PACK_ARGUMENTS <= op <= END_CALL:
+        return end_call(machine) if op == END_CALL else do_weak_reference(machine, op, argument, other)
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
@@ -344,7 +344,8 @@ def _load_method(machine, name):
 @leaf
 def _found(machine):
     """Pushes the number of objects that the last collection found."""
-    heap, found = machine.heap, machine.heap.collector[0].garbage
+    heap, collector = machine.heap, machine.heap.collector[0]
+    found = np.int64(0) if collector.phase == INTERRUPTED else np.int64(collector.garbage)
     machine.state[0].checks = 1
     if found < heap.rules[0].small_ints:
         return push_constant(machine, machine.ints[found])
@@ -406,6 +407,8 @@ def _compute_rare(machine, op, delegates):
 def _collects(machine):
     """Starts the collection that was requested, if CPython does so before the next instruction or within it."""
     heap, collector, young = machine.heap, machine.heap.collector[0], machine.heap.generations[0]
+    if collector.phase == INTERRUPTED:
+        return False
     if heap.rules[0].collects_in_loop:
         if machine.state[0].checks:
             collector.requested = 0
@@ -413,7 +416,7 @@ def _collects(machine):
                 request_generation(heap)
     elif young.count < young.threshold:
         collector.requested = 0
-    elif collector.enabled and young.threshold and allocate_next(machine):
+    elif collector.enabled and young.threshold and not collector.ready and allocate_next(machine):
         request_generation(heap)
     return collector.phase != IDLE
 
@@ -449,12 +452,15 @@ def run_machine(machine):
             if ended > 0:
                 end_frame(machine, ended)
             elif ended < 0:
-                close_next(machine)
+                if ended == OBSERVED:
+                    observe_next(machine)
+                else:
+                    close_next(machine)
                 if state.mistake:
                     return FAILED
-        elif heap.collector[0].phase:
-            if heap.collector[0].phase == FINALIZE:
-                finalize_next(machine)
+        elif heap.collector[0].phase > IDLE:
+            if heap.collector[0].phase >= FINALIZE:
+                call_or_finalize_next(machine)
             else:
                 collect_next(machine)
             if state.mistake:

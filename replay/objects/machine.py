@@ -56,6 +56,9 @@ MISTAKES = (
     "a coroutine dies here that never ran, which CPython warns about: await it, take its steps, or close it before",
     "the coroutine returns a value here, which only `await` gets: its steps have none",
     "a coroutine that returns a tuple is not supported in 3.8 and 3.9; return a list",
+    "expected an instance of a class without slots, or with `weakref: true`",
+    "expected a weak reference",
+    "the program takes more than {limit:,} steps; if it ends, allow more with `limits: {{steps: …}}`",
 )
 (
     UNBOUND, NO_ATTRIBUTE, NO_VALUE, NOT_INT, TOO_LARGE, NOT_LIST, NOT_SEQUENCE, NO_ITEM, EMPTY, TOO_DEEP, NOT_MUTABLE,
@@ -64,12 +67,16 @@ MISTAKES = (
     NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
     AWAITED, AWAITED_ALREADY, NOT_AWAITABLE, NOT_COROUTINE, NEVER_RAN, RESULT_LOST,
     TUPLE_RETURNED,
+    NOT_REFERABLE, NOT_WEAKREF,
+    TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
 FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
 """`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
 `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
 was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
 the frame, if it is a generator."""
+NESTED = record("at", "checks", "is_over", "floor", "waiting", "phase", "ready", "ready_before")
+"""What a nested call interrupts: see `replay.objects.nested_calls`."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
     "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
@@ -77,7 +84,7 @@ STATE = record(
     "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
     "arguments", "callback", "boot", "thread_state", "handle",
     "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
-    "generators", "closing_frame",
+    "generators", "closing_frame", "end_call", "interrupted",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
@@ -94,11 +101,14 @@ thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a
 of the thread that it starts.
 
 `generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
-running one (up to 3.12)."""
+running one (up to 3.12). `end_call`: the instruction END_CALL, if there is one.
+`interrupted`: number of nested calls that run."""
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200
 """Frames that CPython keeps for later calls, in addition to one of each function (up to 3.10)."""
+NESTED_MAX = 1000
+"""Nested calls at the same time. CPython has no limit but its C stack."""
 DEPTH_MAX = 900
 """CPython's limit is 1000 calls, of which a program's start takes some."""
 (
@@ -113,6 +123,7 @@ DEPTH_MAX = 900
     START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
     SLEEP, WORK,
     MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE, AWAIT, SEND, YIELD_AGAIN, MAKE_STEPS,
+    PACK_ARGUMENTS, MAKE_WEAKREF, REFERENT, IS_NONE, END_CALL,
 ) = map(int, Do)  # fmt: skip
 
 
@@ -123,7 +134,7 @@ class Machine(NamedTuple):
     `constants`: the objects of constants; `attributes`: the names of attributes, one after the other; `ints`: small
     integers. NONE, and the texts and bytes that exist once, follow them. `regions`: where exceptions have handlers;
     `region_of`: the region of each instruction; `far`: whether it is so far from the function's start that an integer
-    object for its place is no small one."""
+    object for its place is no small one. `nested`: what nested calls interrupt."""
 
     heap: Heap
     state: np.ndarray
@@ -141,6 +152,7 @@ class Machine(NamedTuple):
     regions: np.ndarray
     region_of: np.ndarray
     far: np.ndarray
+    nested: np.ndarray
 
 
 @leaf

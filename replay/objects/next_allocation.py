@@ -7,7 +7,7 @@ is complete. The machine makes this allocation before the instruction, then coll
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.calls import FEW_ARGUMENTS, callee, frame_room
+from replay.objects.calls import FEW_ARGUMENTS, callee, frame_bytes
 from replay.objects.coroutines import STEPS_BYTES
 from replay.objects.dicts import (
     DICT_BYTES,
@@ -27,6 +27,7 @@ from replay.objects.heap import (
     BUILTIN_EXCEPTIONS,
     DICT,
     EXCEPTION,
+    HAS_DICT,
     LIST,
     LIST_ITERATOR,
     MALLOC,
@@ -39,6 +40,7 @@ from replay.objects.heap import (
     new_block,
     new_counted_block,
 )
+from replay.objects.instances import slots_bytes
 from replay.objects.machine import (
     ARGUMENTS,
     ATTRIBUTE,
@@ -64,9 +66,11 @@ from replay.objects.machine import (
     MAKE_SET,
     MAKE_STEPS,
     MAKE_TUPLE,
+    MAKE_WEAKREF,
     MATCH,
     NEW,
     NEW_EXCEPTION,
+    PACK_ARGUMENTS,
     RAISE_AGAIN,
     RAISE_CLASS,
     RETURN,
@@ -76,6 +80,7 @@ from replay.objects.machine import (
 )
 from replay.objects.sets import SET_BYTES
 from replay.objects.unwinding import unwinding_bytes
+from replay.objects.weak_references import weak_reference_bytes
 
 
 @leaf
@@ -107,7 +112,7 @@ def _container_bytes(machine, op, argument):
     """Returns the size of the object that an instruction allocates first, 0 for none."""
     heap, state = machine.heap, machine.state[0]
     rules = heap.rules[0]
-    if op in (MAKE_TUPLE, MAKE_ARGUMENTS) or (op == MAKE_RANGE and rules.range_arguments):
+    if op in (MAKE_TUPLE, MAKE_ARGUMENTS, PACK_ARGUMENTS) or (op == MAKE_RANGE and rules.range_arguments):
         length = np.int64(1) if op == MAKE_RANGE else argument
         if op == MAKE_ARGUMENTS and length == 0:
             return np.int64(0)
@@ -124,7 +129,7 @@ def _container_bytes(machine, op, argument):
         return np.int64(SET_BYTES)
     if op == NEW:
         slots = machine.classes[argument].slots
-        return 32 + 8 * slots if slots >= 0 else rules.instance_bytes
+        return slots_bytes(machine, argument) if slots >= 0 else rules.instance_bytes
     if op == ITERATE:
         kind = heap.objects[machine.stack[state.top - 1]].kind
         if kind in (LIST, TUPLE):
@@ -138,6 +143,8 @@ def _container_bytes(machine, op, argument):
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
     if op == MAKE_STEPS:
         return np.int64(STEPS_BYTES)
+    if op == MAKE_WEAKREF:
+        return weak_reference_bytes(machine, argument)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
@@ -148,16 +155,12 @@ def _container_bytes(machine, op, argument):
 @leaf
 def _frame_bytes(machine, op, argument):
     """Returns the size of the frame that an instruction allocates, 0 for none."""
-    heap, state = machine.heap, machine.state[0]
-    base, function = heap.rules[0].frame_base, np.int64(-1)
-    if base and state.frames_kept == 0:
-        if op in (CALL, CALL_INIT, MAKE_FRAME):
-            function = argument
-        elif op in (CALL_VALUE, CALL_METHOD):
-            function = callee(machine, op, argument)
-    if function < 0 or machine.functions[function].block:
-        return np.int64(0)
-    return base + 8 * frame_room(heap, machine.functions[function])
+    if op in (CALL, CALL_INIT, MAKE_FRAME):
+        return frame_bytes(machine, argument)
+    if op in (CALL_VALUE, CALL_METHOD) and machine.heap.rules[0].frame_base:
+        function = callee(machine, op, argument)
+        return frame_bytes(machine, function) if function >= 0 else np.int64(0)
+    return np.int64(0)
 
 
 @leaf
@@ -205,7 +208,7 @@ def _allocate_attributes(machine, name):
             return False
         if kind.keys:
             values = new_block(heap, MALLOC, MEM, 8 * usable(heap.objects[kind.keys].capacity))
-    elif entry.capacity or machine.slots[entry.owner, name] >= 0 or kind.usable:
+    elif entry.capacity & HAS_DICT or machine.slots[entry.owner, name] >= 0 or kind.usable:
         return False
     collector.ready = new_counted_block(heap, np.int64(DICT_BYTES))
     collector.ready_before = values

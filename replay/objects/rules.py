@@ -93,6 +93,12 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["pushes_addresses"] = release == (3, 8)
     rules["pushes_places"] = (3, 11) <= release <= (3, 13)
     rules["frame_base"] = {8: 384, 9: 384, 10: 376}.get(release[1], 0)
+    rules["weakref_bytes"] = 80 if release >= (3, 11) else 72
+    rules["weakref_slot_bytes"] = 16 if release >= (3, 12) else 8
+    rules["calls_alone"] = release <= (3, 12)  # an only callback, without a tuple
+    rules["keeps_references"] = release >= (3, 15)  # those without callbacks, until finalizers have run
+    rules["clears_references_again"] = (*version, 99)[:3] >= (3, 13, 1)
+    rules["resurrects_all"] = release <= (3, 8)
     _set_thread_rules(rules, version)
     return rules
 

@@ -10,11 +10,12 @@ from replay.objects import ObjectProgram
 from replay.objects.constants import Constant, FunctionValue
 from replay.objects.exception_classes import class_names
 from replay.objects.heap import (
+    CALLBACKS,
     COLLECTOR,
     COUNTS,
     DYING,
     EVENT,
-    FINALIZED,
+    FINALIZES,
     FREE_LISTS,
     GENERATION,
     GENERATIONS,
@@ -22,6 +23,7 @@ from replay.objects.heap import (
     KEYS_LEAST,
     LONGEST_FREE_LIST,
     OBJECT,
+    REFERABLE,
     SMALLEST_CHUNK,
     Heap,
     Kind,
@@ -30,6 +32,7 @@ from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
 from replay.objects.language import LARGEST, Program
 from replay.objects.layout import arranged
+from replay.objects.limits import check_memory
 from replay.objects.loop import run_machine
 from replay.objects.machine import (
     CRITICAL_LENGTH,
@@ -38,6 +41,8 @@ from replay.objects.machine import (
     FRAMES_KEPT,
     IS_METHOD,
     MISTAKES,
+    NESTED,
+    NESTED_MAX,
     NO_ATTRIBUTE,
     NO_KEY,
     NO_VALUE,
@@ -66,6 +71,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     if release >= SORTED_ATTRIBUTES:
         _fill(classes, code)
     methods = len(objects) + len(attributes) + len(more)
+    _set_traits(classes, code, program, methods)
     objects = np.concatenate([objects, _names(code), more, _function_objects(code), _ended_frame()])
     ended_frame = len(objects) - 1
     objects, generations = _with_generations(objects, program.collector.thresholds or default_thresholds(release))
@@ -73,10 +79,12 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     collector["enabled"] = program.collector.enabled
     counts, state = np.zeros(1, COUNTS), np.zeros(1, STATE)
     counts["objects"], counts["items"], counts["blocks"] = len(objects), len(items), 1
+    counts["steps_most"] = program.limits.steps
     main = code.functions[-1]
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
     state["top"], state["need"], state["ended_frame"] = main["locals"], need, ended_frame
+    state["end_call"] = code.end_call
     heap = Heap(
         counts,
         rules,
@@ -110,6 +118,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         code.regions,
         code.region_of,
         far_instructions(code, release),
+        np.zeros(NESTED_MAX if code.end_call else 0, NESTED),
     )
 
 
@@ -155,7 +164,7 @@ def _constants(code: Code, ints: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _with_generations(objects: np.ndarray, limits: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the objects with empty rings after them, and the generations."""
-    generations = np.zeros(FINALIZED + 1, GENERATION)
+    generations = np.zeros(CALLBACKS + 1, GENERATION)
     rings = np.arange(len(objects), len(objects) + len(generations))
     generations["ring"], generations["threshold"][: len(limits)] = rings, limits
     with_rings = extend(objects, len(objects) + len(generations))
@@ -214,6 +223,14 @@ def _classes(code: Code, first: int, splits_dicts: bool) -> tuple[np.ndarray, np
     return classes, keys
 
 
+def _set_traits(classes: np.ndarray, code: Code, program: Program, functions: int) -> None:
+    """Sets which classes have weak references and finalizers. `functions`: the first object of a function."""
+    forms, finalizers = program.classes.values(), np.array(code.finalizers, np.int64)
+    classes["traits"] = [REFERABLE if kind.weakref or kind.slots is None else 0 for kind in forms]
+    classes["traits"][finalizers >= 0] |= FINALIZES
+    classes["finalizer"] = np.where(finalizers < 0, 0, functions + finalizers)
+
+
 def _texts(code: Code) -> list[str]:
     """Returns the texts of the program that do not consist of the letter x, as computed texts do."""
 
@@ -264,6 +281,7 @@ def run_program(program: ObjectProgram, release: tuple[int, ...]) -> Iterator[Ba
         if status != FULL:
             raise WorkloadError(_sentence(program, machine, release))
         machine = _with_room(machine)
+        check_memory(program, machine)
 
 
 def _run_threads(program: ObjectProgram, release: tuple[int, ...], machine: Machine) -> Iterator[Batch]:

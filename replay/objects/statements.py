@@ -183,6 +183,10 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Start) -> None:
+        self._scope.used.add(form.start)
+        if self._scope.is_variable(form.start) and not self._surveys:
+            self._problem(f"{form.start!r} is a variable or inner function; a thread calls a function of `functions`")
+            return
         function = self._called(form.start, form.with_)
         if function is None:
             return
@@ -252,7 +256,12 @@ class Statements(Raising):
         self._load(form.in_)
         self._branches(self._emit(Do.CONTAINS), form)
 
-    def _branches(self, choice: int, form: language.Choose | language.IfKey) -> None:
+    @_statement.register
+    def _(self, form: language.IfNone) -> None:
+        self._load(form.if_none)
+        self._branches(self._emit(Do.IS_NONE), form)
+
+    def _branches(self, choice: int, form: language.Choose | language.IfKey | language.IfNone) -> None:
         place = self._places[-1]
         self._block(form.do, (*place, "do"))
         if form.otherwise:

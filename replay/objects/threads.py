@@ -24,6 +24,7 @@ from replay.objects import ObjectProgram
 from replay.objects.gil import FOREVER_NS, Gil, now_ns
 from replay.objects.heap import Heap
 from replay.objects.language import MAIN
+from replay.objects.limits import check_memory, check_threads
 from replay.objects.loop import CALL_NS, PAUSED, STEP_NS, WAITS, YIELDS, run_slice
 from replay.objects.machine import FAILED, FRAME, STATE, Machine
 from replay.objects.waiting import EMPTY_QUEUE, LOCKED, SLEEPS, STARTS, WAKES, WORKS
@@ -192,6 +193,7 @@ class ThreadedRun:
         if status not in (DONE, PAUSED, WAITS, YIELDS):
             self._flush()
             thread.machine = self._machine = self._grow(self._machine)
+            check_memory(self._program, self._machine)
         return int(status)
 
     def _enter(self, thread: _Thread) -> None:
@@ -237,6 +239,7 @@ class ThreadedRun:
 
     def _start(self, parent: _Thread) -> None:
         """Adds the thread that a thread has started."""
+        check_threads(self._program, parent.machine, len(self._threads))
         first, functions = int(parent.state.awaited), [*self._program.program.functions]
         state = np.zeros(1, STATE)
         state["at"], state["need"], state["ended_frame"] = first, parent.state.need, parent.state.ended_frame

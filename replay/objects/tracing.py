@@ -26,7 +26,7 @@ class ObjectTrace:
     @property
     def metadata(self) -> Metadata:
         """What is known of the trace; `thread_times` after it has been read to its end."""
-        origin = Provenance(workload=self.program.name, seed=self.seed)
+        origin = Provenance(workload=self.program.name, seed=self.seed, python=self.program.program.python)
         return Metadata(origin=origin, thread_times=tuple(self._thread_times))
 
     @property

@@ -22,12 +22,13 @@ _OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE` and `gc`; with coroutines, also `coroutine` of `types`; with
-    threads, also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE`, `gc`, and `ref` of `_weakref`; with coroutines, also `coroutine`
+    of `types`; with threads, also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
-        slots = f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"
+        names = (*(kind.slots or ()), *(["__weakref__"] if kind.weakref else []))
+        slots = f"    __slots__ = {names!r}" if kind.slots else "    pass"
         lines += [
             f"class {name}({kind.base}):" if kind.base else f"class {name}:",
             *([slots] if kind.slots or not kind.methods else []),
@@ -235,7 +236,12 @@ def _(form: language.Try) -> list[str]:
     return [*lines, "finally:", *_indented(form.finally_)] if form.finally_ else lines
 
 
-def _branches(condition: str, form: language.Choose | language.IfKey) -> list[str]:
+@_lines.register
+def _(form: language.IfNone) -> list[str]:
+    return _branches(f"if {form.if_none} is None:", form)
+
+
+def _branches(condition: str, form: language.Choose | language.IfKey | language.IfNone) -> list[str]:
     lines = [condition, *_indented(form.do)]
     return [*lines, "else:", *_indented(form.otherwise)] if form.otherwise else lines
 
@@ -355,6 +361,20 @@ def _(form: language.NewQueue) -> str:
 @python.register
 def _(form: language.Take) -> str:
     return f"{form.take}.get()"
+
+
+@python.register
+def _(form: language.Weakref) -> str:
+    return (
+        f"ref({python(form.weakref)})"
+        if form.callback is None
+        else f"ref({python(form.weakref)}, {python(form.callback)})"
+    )
+
+
+@python.register
+def _(form: language.Referent) -> str:
+    return f"{form.referent}()"
 
 
 def _operand(expression: Expression) -> str:

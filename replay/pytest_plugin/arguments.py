@@ -17,6 +17,7 @@ from replay.gates.tolerances import Limit, Rule, Sign, Tolerance, parse_rule, wi
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
 from replay.support.units import parse_size
+from replay.support.yaml_documents import explain
 from replay.trace import Metadata
 
 SIGNS: dict[str, Sign] = {"max_": "<=", "min_": ">="}
@@ -70,7 +71,7 @@ def parse_settings(for_all: Mapping[str, Any], layers: list[dict[str, Any]]) -> 
 
 def _first(mistakes: ValidationError) -> str:
     mistake = mistakes.errors(include_url=False)[0]
-    return f"{mistake['loc'][0]}: {mistake.get('ctx', {}).get('error', mistake['msg'])}"
+    return f"{mistake['loc'][0]}: {explain({}, mistake)}"
 
 
 def _rules_for_all(for_all: Mapping[str, Any]) -> list[Rule]:

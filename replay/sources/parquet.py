@@ -24,6 +24,7 @@ from replay.support.arrow import to_arrow, to_numpy
 from replay.support.atomic_files import new_file
 from replay.support.errors import TraceError
 from replay.support.names import printable
+from replay.support.yaml_documents import explain
 from replay.trace import COLUMNS, FORMAT_VERSION, OPTIONAL, REQUIRED, Events, Metadata, Trace, joined
 from replay.trace.block_numbering import Numbering
 from replay.trace.processes import mistake_in
@@ -204,7 +205,7 @@ def _parse_metadata(text: bytes | None, path: Path) -> Metadata:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        message = f"the metadata under the key `replay` is wrong at `{where}`: {first['msg']}; {advice}"
+        message = f"the metadata under the key `replay` is wrong at `{where}`: {explain({}, first)}; {advice}"
         raise TraceError(message, path=path) from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         message = f"the metadata under the key `replay` is not a JSON object with a format_version ({error}); {advice}"

@@ -47,6 +47,15 @@ _CORE_SCHEMA = {
 """For each tag, the expression for its plain texts and their first characters. The first match counts."""
 
 
+_WHOLE, _NUMBER, _EITHER = "should be a whole number", "should be a number", "should be true or false"
+_SENTENCES = {
+    "list_type": "should be a list", "string_type": "should be a text", "invalid_key": "should be a text, as all keys",
+    "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE, "float_type": _NUMBER,
+    "float_parsing": _NUMBER, "bool_type": _EITHER, "bool_parsing": _EITHER,
+}  # fmt: skip
+"""By type of pydantic's error, what is said of the value. Others have pydantic's own words."""
+
+
 class _Loader(yaml.SafeLoader):
     """Resolves plain texts by the core schema of YAML 1.2."""
 
@@ -205,10 +214,10 @@ def _find_problems(schema: dict[str, Any], mistakes: ValidationError) -> list[Pr
 
 
 def explain(schema: dict[str, Any], mistake: Any) -> str:
-    """Returns a sentence for one of pydantic's errors."""
+    """Returns a sentence for one of pydantic's errors. An empty schema knows no keys."""
     kind, location, context = mistake["type"], mistake["loc"], mistake.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest(location[-1], _keys_at(schema, location[:-1]))}"
+        return f"unknown key; {nearest(location[-1], _keys_at(schema, location[:-1]))}" if schema else "unknown key"
     if kind == "missing":
         return f"key {location[-1]!r} is missing"
     if kind == "union_tag_invalid":
@@ -219,7 +228,11 @@ def explain(schema: dict[str, Any], mistake: Any) -> str:
         return str(context["error"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{_shown(mistake['input'])} must be a mapping of keys to values"
-    said = mistake["msg"].removeprefix("Input ")
+    if kind in ("too_short", "too_long"):
+        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        items = "item" if bound.endswith(" 1") else "items"
+        return f"{_shown(mistake['input'])} should have {bound} {items}, not {context['actual_length']}"
+    said = _SENTENCES.get(kind) or mistake["msg"].removeprefix("Input ").removeprefix("String ")
     return f"{_shown(mistake['input'])} {said}"
 
 

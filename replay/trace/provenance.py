@@ -34,6 +34,8 @@ class Provenance:
     workload: str | None = None
     seed: int | None = None
     """Seed of the workload."""
+    python: str | None = None
+    """The release of CPython that an object program names, as in `3.12`."""
     interpreter: str | None = None
     """Implementation and version, as in `cpython 3.12.1`."""
     platform: str | None = None

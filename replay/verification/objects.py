@@ -52,9 +52,14 @@ del delegate, items
 iterator completes the iterator's type, and creates a name: this is older than the program."""
 _SCRIPT = """\
 from allocation_log import start, stop
+from _weakref import ref
 import gc, sys
 gc.disable()
 sys._getframe()
+class Finalized:
+    def __del__(self): pass
+Finalized()
+del Finalized
 {imports}\
 del sys
 def choices(seed):
