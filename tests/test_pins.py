@@ -184,7 +184,7 @@ def small_case(arena_groups: list[set[int]], heap: list[int]) -> Grouping:
         heaps=[Heap(page, end, TopRule(0, 0, page), np.arange(first, len(codes)), ends[: len(heap)])] if heap else [],
         pages=np.arange(0, end, page), page_bytes=page,
     )  # fmt: skip
-    return Grouping(retained, np.array(codes, np.int64), [*"abcdef"])
+    return Grouping(retained, np.array(codes, np.int64), [*"abcdefghijklmno"])
 
 
 def released_by_hand(arena_groups: list[set[int]], heap: list[int], gone: set[int]) -> int:
@@ -207,6 +207,14 @@ def test_of_few_groups_the_best_sets_are_found(arena_groups, heap):
     for cover in pins.cover:
         best = max(released_by_hand(arena_groups, heap, {*gone}) for gone in combinations(groups, len(cover.groups)))
         assert cover.released_bytes == 4096 * best
+
+
+def test_of_many_groups_two_that_pin_much_together_come_before_one_that_pins_little_alone():
+    arenas = [{0}, *({group, group + 1} for group in range(3, 15, 2)), {1, 2}]  # of 1, 2 to 64, and 128 pages
+    pins = small_case(arenas, []).pins()
+    assert not pins.is_exact
+    first = pins.cover[0]
+    assert (sorted(first.groups), first.released_bytes) == (["b", "c"], 128 * 4096)
 
 
 def freed_small_chunks() -> Script:

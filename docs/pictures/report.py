@@ -1,6 +1,6 @@
 """Draws the top of a report as docs/pictures/report.png, with Debian's Chromium and Playwright.
 
-    .venv/bin/python docs/pictures/report.py
+.venv/bin/python docs/pictures/report.py
 """
 
 import subprocess
@@ -19,7 +19,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page_file = Path(folder) / "report.html"
         subprocess.run([sys.executable, "-m", "replay", *COMMAND, page_file], check=True)
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(page_file.as_uri())
         page.wait_for_selector("#map-view[data-ready=yes]")

@@ -1,7 +1,7 @@
 """Who pins memory at one moment of a run: by call site, size class, thread, phase, domain and age."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,15 +75,24 @@ def find_pins(
     if trace.metadata.sites:  # else they may become known while the trace is read
         sites_matching(trace, patterns)
     retained, result, live_at_end = _retained(trace, config, at)
+    report = report_of(trace, retained, result, live_at_end)
+    if not patterns:
+        return report
+    of_sites = Grouping(retained, *by_site(retained.blocks, trace.metadata.sites))
+    return replace(report, without=simulate_removal(trace, config, at, patterns, retained, of_sites))
+
+
+def report_of(trace: Trace, retained: Retained, result: RunResult, live_at_end: np.ndarray | None = None) -> PinReport:
+    """Returns the pins at the moment of `retained`. `live_at_end`: the blocks that live at the end, if it is later."""
     sites, blocks = trace.metadata.sites, retained.blocks
     of_sites = Grouping(retained, *by_site(blocks, sites))
-    block_bytes = int(blocks["bytes"].sum())
     pins = of_sites.pins()
+    requested_bytes = int(blocks["requested_bytes"].sum())
     return PinReport(
         at_ns=retained.at_ns,
         resident_bytes=retained.resident_bytes,
-        block_bytes=block_bytes,
-        requested_bytes=(requested_bytes := int(blocks["requested_bytes"].sum())),
+        block_bytes=int(blocks["bytes"].sum()),
+        requested_bytes=requested_bytes,
         retained_bytes=retained.resident_bytes - requested_bytes,
         releasable_bytes=pins.releasable_bytes,
         trimmable_bytes=retained.trimmable_bytes,
@@ -98,7 +107,6 @@ def find_pins(
         has_types=bool(trace.metadata.types),
         has_sites=bool(sites),
         heap_ends=of_sites.heap_ends(),
-        without=simulate_removal(trace, config, at, patterns, retained, of_sites) if patterns else None,
     )
 
 

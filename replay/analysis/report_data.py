@@ -10,12 +10,13 @@ from replay.analysis.block_groups import site_name
 from replay.analysis.heap_history import NOTHING, HeapHistory, HeapMap, RegionKind
 from replay.analysis.lifetimes import block_lifetimes
 from replay.analysis.metrics import Summary, summarize
-from replay.analysis.pin_report import PinReport, find_pins
+from replay.analysis.pin_report import PinReport, report_of
 from replay.analysis.remedies import Remedy, try_remedies
+from replay.analysis.retention import Retained
 from replay.config import StackConfig, load_config
 from replay.simulation.result import RunResult
 from replay.simulation.run import NO_SAMPLES_NS, run
-from replay.simulation.snapshots import END, PEAK
+from replay.simulation.snapshots import END, PEAK, Snapshot
 from replay.support.errors import TraceError
 from replay.trace import TEARDOWN_MARK, Trace
 from replay.trace.typed import types_of_allocations
@@ -82,9 +83,9 @@ def gather(
     progress(2)
     names, codes = _site_codes(trace, result)
     types, type_codes = _type_codes(trace, result)
-    heap = _heap_map(trace, stack, result, codes, type_codes, moments, trim_every_ns)
+    heap, retained = _heap_map(trace, stack, result, codes, type_codes, moments, trim_every_ns)
     progress(3)
-    pins = None if trace.metadata.processes else find_pins(trace, stack)
+    pins = report_of(trace, retained, result) if retained else None
     lifetimes = block_lifetimes(trace)
     heaps = sum(region.kind is RegionKind.HEAP for region in heap.regions)
     remedies = []
@@ -122,7 +123,8 @@ def _heap_map(
     type_codes: np.ndarray | None,
     moments: int | None,
     trim_every_ns: int | None,
-) -> HeapMap:
+) -> tuple[HeapMap, Retained | None]:
+    """Returns the heap map, and what retains memory at the end; None of several processes."""
     cells = max(1, int(result.end.mapped_bytes_peak) // _CELL_BYTES)
     count = moments or max(_MOMENTS_MIN, min(MOMENTS, _CELLS_READ // cells))
     history = HeapHistory(
@@ -131,11 +133,18 @@ def _heap_map(
     )  # fmt: skip
     times = {result.duration_ns * number // count for number in range(1, count)} if result.duration_ns else set()
     phases = {name for name, _, _ in result.phases} - {TEARDOWN_MARK}
+    at_end: list[Retained] = []
+
+    def sink(snapshot: Snapshot) -> None:
+        history(snapshot)
+        if snapshot.label == END and not trace.metadata.processes:
+            at_end.append(Retained.of(snapshot))
+
     run(
         trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, first_run=result,
-        snapshots=[*sorted(times), *phases, PEAK, END], sink=history, with_blocks=not trace.metadata.processes,
+        snapshots=[*sorted(times), *phases, PEAK, END], sink=sink, with_blocks=not trace.metadata.processes,
     )  # fmt: skip
-    return history.finish()
+    return history.finish(), at_end[0] if at_end else None
 
 
 def _most_live(result: RunResult) -> int:

@@ -1,6 +1,6 @@
 """The work of `replay run`: simulates a trace with a stack and the references, and writes the results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
@@ -105,6 +107,23 @@ class RunPlan:
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
 
+    @property
+    def title(self) -> str:
+        """The source and the stack in words."""
+        return f"{self.source} on {self.stack.name}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The source, the stack and its settings as arguments of a command line."""
+        settings = [word for text in self.overrides or () for word in ("--set", text)]
+        variables = [word for text in self.env or () for word in ("--env", text)]
+        seed = [] if self.seed is None else ["--seed", str(self.seed)]
+        return [self.source, "-a", self.chosen, *settings, *variables, *seed]
+
+    def run(self) -> "RunResult":
+        """Simulates the trace with the stack only."""
+        return self.simulate(RunOutputs(None, None, False), with_references=False).result
+
     def notes(self, *, may_differ: bool) -> Iterator[str]:
         """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
         from replay.config import differences
@@ -120,8 +139,11 @@ class RunPlan:
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
             yield note
 
-    def simulate(self, outputs: RunOutputs, *, with_references: bool) -> Simulated:
-        """Simulates the trace, optionally also with the references, and writes the results."""
+    def simulate(self, outputs: RunOutputs, *, with_references: bool, watched: bool = False) -> Simulated:
+        """Simulates the trace, optionally also with the references, and writes the results.
+
+        `watched`: shows the levels on the terminal while the trace is simulated.
+        """
         from replay.analysis.metrics import summarize
         from replay.config import load_config
         from replay.reports.files import new_address_file, new_folder, write_results
@@ -139,7 +161,7 @@ class RunPlan:
                 report_compilation(second_process.begin if with_references else None) as compilation,
                 source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, second_process)
+                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched)
                 assert result is not None
                 what_if, live = self._what_if(result), self._live(result)
             floor, ceiling = references or (None, None)
@@ -149,6 +171,23 @@ class RunPlan:
             if folder:
                 write_results(folder, result, done.summary, done.extra)
         return done
+
+    @contextmanager
+    def _shown(self, total: int | None, *, watched: bool) -> "Iterator[Shown]":
+        """Shows the progress of the simulations, with the levels if they are to be watched."""
+        from replay.support.progress import progress_bar
+
+        if not watched:
+            with progress_bar("simulating", total) as progress:
+                yield progress, None
+            return
+        from replay.reports.console import PlainConsole
+        from replay.reports.watching import Watch
+
+        begin_ns = next((int(events.time_ns[0]) for events in self.trace.batches() if events.rows), 0)
+        duration_ns = None if self.trace.duration_ns is None else self.trace.duration_ns - begin_ns
+        with Watch(PlainConsole(), self.title, total, duration_ns) as shown:
+            yield shown.progress, shown.watch
 
     def _what_if(self, result: "RunResult") -> "CollectorWhatIf | None":
         """Returns the estimate under other settings of the garbage collector, if the trace has any."""
@@ -175,19 +214,23 @@ class RunPlan:
         return live_before(self.trace, int(result.at_peak.row) + 1, result.at_peak_time_ns)
 
     def _simulate_all(
-        self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation
+        self,
+        stacks: "list[StackConfig]",
+        sink: "AddressWriter | None",
+        second_process: ParallelCompilation,
+        *,
+        watched: bool,
     ) -> "list[RunResult | None]":
         """Simulates the trace with each stack; None for a reference that runs out of memory.
 
         Only the first stack has samples, and only its addresses are written.
         """
         from replay.simulation.run import NO_SAMPLES_NS, run
-        from replay.support.progress import progress_bar
 
         results: list[RunResult | None] = []
         events_before, every_ns = 0, self.sample_every_ns
         total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with progress_bar("simulating", total) as progress:
+        with self._shown(total, watched=watched) as (progress, watch):
 
             def show(rows: int) -> None:
                 progress(events_before + rows)
@@ -201,6 +244,7 @@ class RunPlan:
                         trim_every_ns=self.trim_every_ns,
                         addresses=sink,
                         progress=show,
+                        watch=None if results else watch,
                     )
                 except TraceError:
                     if not results:
@@ -212,6 +256,10 @@ class RunPlan:
                 every_ns, sink = NO_SAMPLES_NS, None
                 second_process.wait()
         return results
+
+
+Shown = tuple[Callable[..., None], "Callable[[int, int, np.record], None] | None"]
+"""What is called with the number of events so far; and what is called with the counters, if anything is."""
 
 
 def _parse_interval(option: str, text: str | None) -> int | None:

@@ -2,20 +2,19 @@
 
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from replay.analysis.comparison import ATTRIBUTED, METRICS, Attribution, CaseResult, Comparison
 from replay.analysis.metrics import metrics_of
 from replay.reports.figures import format_metric, format_value
+from replay.reports.memory_chart import bars, highest_in_columns
 from replay.reports.tables import section, table_of
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
 
-COLUMNS = 48
-"""Width of the timelines."""
-_BARS = " ▁▂▃▄▅▆▇█"
+_BESIDE_BARS = 18
+"""Columns beside the timelines: indentation, letters and peaks."""
 _TITLES = {
     "requested_bytes_peak": "requested, peak",
     "resident_bytes_peak": "resident, peak",
@@ -75,7 +74,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(f"{letter}  {printable(case.label)}", soft_wrap=True)
     console.print(section("Metrics", _metrics(comparison)))
     if any(case.result.events for case in comparison.cases):
-        console.print(section("Resident memory over time", _timelines(comparison)))
+        console.print(
+            section("Resident memory over time", _timelines(comparison, max(console.width - _BESIDE_BARS, 1)))
+        )
     else:
         console.print("\nThe traces have no events.")
     for letter, attribution in zip(_LABELS[1:], comparison.attributions, strict=False):
@@ -117,29 +118,17 @@ def _signed(metric: str, difference: float) -> str:
     return f"+{text}" if difference > 0 else "=" if difference == 0 else text
 
 
-def _timelines(comparison: Comparison) -> Table:
-    """Returns a line of bars for each case, all on the same scales."""
+def _timelines(comparison: Comparison, columns: int) -> Table:
+    """Returns a line of bars for each case, all on the same scales: the highest resident memory in each column."""
     highest = max(int(case.summary.resident_bytes_peak) for case in comparison.cases)
     longest = max(case.summary.duration_ns for case in comparison.cases)
     table = table_of("", "", "peak", left=2)
     for letter, case in zip(_LABELS, comparison.cases, strict=False):
-        table.add_row(letter, _bars(case, longest, highest), format_size(case.summary.resident_bytes_peak))
-    table.add_row("", f"{'0':<{COLUMNS // 2}}{format_time(longest):>{COLUMNS // 2}}", "")
+        times, values = case.result.sample_times_ns, case.result.samples["resident_bytes"]
+        line = bars(highest_in_columns(times, values, longest, columns), highest)
+        table.add_row(letter, line, format_size(case.summary.resident_bytes_peak))
+    table.add_row("", f"{'0':<{columns // 2}}{format_time(longest):>{columns - columns // 2}}", "")
     return table
-
-
-def _bars(case: CaseResult, longest_ns: int, highest: int) -> str:
-    """Returns the highest resident memory in each column of time as bars."""
-    times, values = case.result.sample_times_ns, case.result.samples["resident_bytes"]
-    columns = np.minimum(times * COLUMNS // max(longest_ns, 1), COLUMNS - 1)
-    heights = np.full(COLUMNS, -1, np.int64)
-    np.maximum.at(heights, columns, values)
-    last = int(columns[-1]) if len(columns) else -1
-    for column in range(1, last + 1):
-        if heights[column] < 0:
-            heights[column] = heights[column - 1]
-    eighths = -(-np.maximum(heights, 0) * (len(_BARS) - 1) // max(highest, 1))
-    return "".join(_BARS[eighth] for eighth in eighths.tolist())
 
 
 def _effects(attribution: Attribution) -> Table:

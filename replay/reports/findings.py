@@ -8,6 +8,7 @@ from replay.analysis.metrics import Summary
 from replay.analysis.pin_report import PinReport
 from replay.analysis.pins import Cover, is_no_call_site
 from replay.analysis.remedies import Remedy, is_worthwhile, saving
+from replay.reports.claims import claims, sentences
 from replay.reports.figures import format_change
 from replay.reports.pins import short_name
 from replay.reports.tables import percent
@@ -18,7 +19,7 @@ from replay.trace import TEARDOWN_MARK
 
 _MUCH = 0.05
 """Retained or pinned memory is worth a sentence from this share of the resident memory at end on."""
-_NEARLY = 0.9
+_NEARLY = 0.75
 _PARTS = {
     "rounding_bytes": "in rounding and headers of blocks",
     "free_in_pools_bytes": "in free blocks of pools",
@@ -37,6 +38,10 @@ class Finding(NamedTuple):
 def findings(result: RunResult, summary: Summary, pins: PinReport | None, remedies: list[Remedy]) -> Iterator[Finding]:
     """Yields what a reader wants to know first."""
     yield Finding("How much memory?", _levels(result, summary))
+    for sentence in sentences(claims(result.metadata, result.config, summary)):
+        label, _, text = sentence.partition(": ")
+        if label == "Measured":
+            yield Finding("Is it so?", f"Measured in the process: {text}")
     yield Finding("Why?", _reasons(summary))
     if pins is not None:
         advice = sites_advice(result, pins)

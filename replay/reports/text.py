@@ -44,7 +44,7 @@ def print_report(
     """
     arenas = frames.arenas(result)
     width = min(console.width, WIDTH)
-    for line in overview(source, settings, result, summary, arenas, width):
+    for line in overview(source, settings, result, summary, arenas, console.width):
         console.print(line, soft_wrap=True)
     if live and live.by_site:
         title = "Live at the peak of resident memory, by call site"

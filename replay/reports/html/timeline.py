@@ -34,7 +34,11 @@ _LEVELS = {
 }
 """Lines: level, colour, width."""
 _FLOOR = "floor"
-_STYLES = {name: style for name, (_, *style) in _LEVELS.items()} | {_FLOOR: ["#009e73", 1.2]}
+_MEASURED = "measured peak"
+_STYLES = {name: style for name, (_, *style) in _LEVELS.items()} | {
+    _FLOOR: ["#009e73", 1.2],
+    _MEASURED: ["#7a5fc0", 1.2],
+}
 _LABEL_GAP = 15
 """Pixels between the labels of lines."""
 _BUCKETS = 96
@@ -62,14 +66,16 @@ def timeline(result: RunResult, summary: Summary, floor: RunResult) -> Spec | No
         {"t": rounded(time), **{name: rounded(values[at]) for name, values in levels.items()}}
         for at, time in enumerate(times)
     ]
-    domain = [0, max(float(values.max()) for values in levels.values()) * 1.08]
+    measured = _measured(result, unit_bytes)
+    domain = [0, max(float(values.max()) for values in (*levels.values(), *measured.values())) * 1.08]
     axis = {"title": None, "labels": False, "ticks": False, "grid": False}
     x = {**_TIME, "scale": {"domain": [0, rounded(result.duration_ns / unit_ns)], "nice": False}, "axis": axis}
     layers = [
         *_phases(result, unit_ns),
         *_lines(levels, x, domain, unit),
         *_peak(summary, unit_bytes, unit_ns),
-        *_labels(levels, unit_bytes, domain),
+        *_rules(measured),
+        *_labels(levels | measured, unit_bytes, domain),
         _hover(levels, x, unit, time_unit),
     ]
     memory = {"width": WIDTH, "height": HEIGHT, "data": {"values": rows}, "layer": layers}
@@ -96,6 +102,26 @@ def _lines(levels: dict[str, np.ndarray], x: Spec, domain: list[float], unit: st
     # Bound scales are shared by all views and layers, so one layer declares the selection.
     found[0]["params"] = [{"name": "zoom", "select": {"type": "interval", "encodings": ["x"]}, "bind": "scales"}]
     return found
+
+
+def _measured(result: RunResult, unit_bytes: int) -> dict[str, np.ndarray]:
+    """Returns the growth of the recorded process to its peak, if the recording has it."""
+    resident = result.metadata.runtime.resident if result.metadata.runtime else None
+    if resident is None or resident.peak_bytes <= resident.start_bytes:
+        return {}
+    return {_MEASURED: np.array([(resident.peak_bytes - resident.start_bytes) / unit_bytes])}
+
+
+def _rules(levels: dict[str, np.ndarray]) -> list[Spec]:
+    """Returns a dashed line across the plot for each value."""
+    return [
+        {
+            "data": {"values": [{"y": rounded(values[0])}]},
+            "mark": {"type": "rule", "color": _STYLES[name][0], "strokeDash": [6, 4]},
+            "encoding": {"y": {"field": "y", "type": "quantitative"}},
+        }
+        for name, values in levels.items()
+    ]
 
 
 def _labels(levels: dict[str, np.ndarray], unit_bytes: int, domain: list[float]) -> list[Spec]:
