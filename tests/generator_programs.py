@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from object_programs import RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
 
@@ -18,8 +18,13 @@ def random_pipeline_program(seed: int) -> ObjectProgram:
     return object_program(_PipelineAuthor(seed).document())
 
 
+def random_calling_program(seed: int) -> ObjectProgram:
+    """Returns a random program with all kinds of statements, some in generator functions, others in methods."""
+    return object_program(_CallingAuthor(seed).document())
+
+
 class _PipelineAuthor(RandomAuthor):
-    """Writes programs without inner functions and methods, which cannot be combined with generators."""
+    """Writes programs whose functions are generator functions or not."""
 
     _has_generators = True
     has_callables = False
@@ -29,6 +34,22 @@ class _PipelineAuthor(RandomAuthor):
         while "unfreeze" in (statement := super()._collection()).values():
             pass
         return statement
+
+
+class _CallingAuthor(_PipelineAuthor):
+    """Writes inner functions, methods and constructors too. Generator functions have no functions in them."""
+
+    has_callables = True
+
+    def _define(self, names: Names, own: list[str]) -> list[Any]:
+        return [] if self._yields else super()._define(names, own)
+
+    def _use_method(self, names: Names, instance: str, method: str) -> list[Any]:
+        found = super()._use_method(names, instance, method)
+        return [] if self._yields and "define" in str(found) else found
+
+    def _end_in_call(self) -> list[Any]:
+        return [] if self._yields else super()._end_in_call()
 
 
 class _Author:

@@ -268,7 +268,8 @@ class RandomAuthor(Callables):
             return False
         last = statements[-1]
         if "try" in last:
-            ends = self._never_completes(last["try"]) and self._never_completes(last.get("handle", last["try"]))
+            handled = [each["handle"] for each in last.get("handlers", [last] if "handle" in last else [])]
+            ends = all(map(self._never_completes, [last["try"], *handled]))
             return ends or self._never_completes(last.get("finally", []))
         if "choose" in last or "if_key" in last:
             return self._never_completes(last["do"]) and self._never_completes(last.get("otherwise", []))

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from replay.analysis.block_groups import by_domain, by_phase, by_site, by_size_class, by_thread, by_type
+from replay.analysis.block_groups import by_domain, by_phase, by_site, by_size_class, by_thread, by_type, site_name
 from replay.analysis.pins import Grouping, HeapEnd, Pins
-from replay.analysis.removal import Removal, simulate_removal, sites_matching
+from replay.analysis.removal import OPTION, Removal, simulate_removal, sites_matching
 from replay.analysis.retention import Retained
 from replay.config import StackConfig
 from replay.simulation.result import RunResult
@@ -73,7 +73,7 @@ def find_pins(
     refuse_processes(trace, None, "pins are found in one process")
     patterns = [without] if isinstance(without, str) else without
     if trace.metadata.sites:  # else they may become known while the trace is read
-        sites_matching(trace, patterns)
+        sites_matching(trace, patterns, OPTION)
     retained, result, live_at_end = _retained(trace, config, at)
     report = report_of(trace, retained, result, live_at_end)
     if not patterns:
@@ -108,6 +108,20 @@ def report_of(trace: Trace, retained: Retained, result: RunResult, live_at_end: 
         has_sites=bool(sites),
         heap_ends=of_sites.heap_ends(),
     )
+
+
+def pinned_by(
+    trace: Trace, config: StackConfig, patterns: Sequence[str], *, at: str | int = END
+) -> dict[str, tuple[int, list[str]]]:
+    """Returns for each pattern (`matches_site`) the resident bytes that the blocks of its call sites pin together, and
+    the names of these sites. Raises ReplayError if a pattern matches none."""
+    retained = _retained(trace, config, at)[0]
+    sites = trace.metadata.sites
+    grouping, found = Grouping(retained, *by_site(retained.blocks, sites)), {}
+    for pattern in patterns:
+        names = [*dict.fromkeys(site_name(sites[index]) for index in sorted(sites_matching(trace, [pattern])))]
+        found[pattern] = grouping.released_bytes_of(names), names
+    return found
 
 
 def _retained(trace: Trace, config: StackConfig, at: str | int) -> tuple[Retained, RunResult, np.ndarray | None]:

@@ -15,6 +15,7 @@ from replay.trace import Trace
 from replay.trace.editing import span_ns
 from replay.trace.editing.selecting import Conditions, FilteredTrace
 
+OPTION = "--without "
 _LINE = re.compile(r":\d+$")
 
 
@@ -45,7 +46,7 @@ def shortest_pattern(name: str, names: Sequence[str]) -> str:
     return next((end for end in ends if not any(matches_site(end, other) for other in others)), name)
 
 
-def sites_matching(trace: Trace, patterns: Sequence[str]) -> frozenset[int]:
+def sites_matching(trace: Trace, patterns: Sequence[str], option: str = "") -> frozenset[int]:
     """Returns the numbers of the call sites that match a pattern. Raises ReplayError if one matches none."""
     names = [site_name(site) for site in trace.metadata.sites]
     found: set[int] = set()
@@ -55,7 +56,7 @@ def sites_matching(trace: Trace, patterns: Sequence[str]) -> frozenset[int]:
             what = (
                 "no call site has this in its name" if names else "the trace has no call sites; record it with --sites"
             )
-            raise ReplayError(f"--without {pattern!r}: {what}")
+            raise ReplayError(f"{option}{pattern!r}: {what}")
         found |= chosen
     return frozenset(found)
 
@@ -64,7 +65,7 @@ def simulate_removal(
     trace: Trace, config: StackConfig, at: str | int, patterns: Sequence[str], retained: Retained, grouping: Grouping
 ) -> Removal:
     """Simulates the trace without the blocks of the call sites that match a pattern."""
-    chosen = sites_matching(trace, patterns)
+    chosen = sites_matching(trace, patterns, OPTION)
     names = [*dict.fromkeys(site_name(trace.metadata.sites[index]) for index in sorted(chosen))]
     command = " ".join(f"--without {pattern}" for pattern in patterns)
     rest = FilteredTrace(trace, Conditions(without_sites=chosen), f"pins {command}")

@@ -93,7 +93,7 @@ def _cases(
     from replay.config.collector import collector_settings
     from replay.sources import open_source
     from replay.sweeps.configurations import Resolver, Skipped, impossible, point_text
-    from replay.sweeps.space import ALLOCATOR, DEFAULT, points
+    from replay.sweeps.space import ALLOCATOR, DEFAULT, TRIM_EVERY, points
 
     named = allocators or [DEFAULT]
     arguments = PlanArguments(
@@ -101,6 +101,8 @@ def _cases(
         choose_seed=None, where=None, by=None, optimise=None, trim_every=None,
     )  # fmt: skip
     plan = arguments.to_plan()
+    if TRIM_EVERY in {**plan.vary, **plan.fixed}:
+        raise ReplayError(f"{TRIM_EVERY}: `replay sweep` takes it")
     collector_fixed, stack_fixed = _split(plan.fixed)
     collector_varied, stack_varied = _split(plan.vary)
     cases, traces = [], {source: open_source(source, seed=seed) for source in sources}

@@ -103,9 +103,9 @@ def _child(heap, number, index):
     entry = heap.objects[number]
     if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
         return np.int64(entry.owner)
-    if entry.kind == FRAME:  # its caller, then the variables
-        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
-        return np.int64(heap.items[entry.first + place])
+    if entry.kind == FRAME:  # its caller, its function, then the variables
+        place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + (place if index else entry.length - 1)])
     if entry.kind in (GENERATOR, GENERATOR_FRAME):
         return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
@@ -190,7 +190,7 @@ def _survivors(heap, ring, is_full):
     survivors, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         following, kind = np.int64(heap.objects[number].next), heap.objects[number].kind
-        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not may_be_in_cycle(heap, number):
+        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not _may_be_in_cycle(heap, number):
             untrack(heap, number)
         else:
             survivors += 1
@@ -199,7 +199,7 @@ def _survivors(heap, ring, is_full):
 
 
 @leaf
-def may_be_in_cycle(heap, number):
+def _may_be_in_cycle(heap, number):
     """Whether a tuple or dict refers to an object that the collector tracks, or may track later."""
     index, children = np.int64(0), _children(heap, number)
     while index < children and not may_be_tracked(heap, _child(heap, number, index)):
@@ -368,13 +368,13 @@ def _clear_slots(heap, number):
 
 @leaf
 def _clear_variables(heap, number):
-    """Drops the variables of a frame object, from the first on; not its caller."""
+    """Drops the variables of a frame object, as if it ended; not its caller and its function."""
     entry = heap.objects[number]
-    for index in range(entry.length - 1):
-        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
-        if heap.items[entry.first + slot]:
-            drop(heap, np.int64(heap.items[entry.first + slot]))
-            heap.items[entry.first + slot] = 0
+    for index in range(entry.length - 2):
+        place = entry.first + entry.length - 2 - index
+        if heap.items[place]:
+            drop(heap, np.int64(heap.items[place]))
+            heap.items[place] = 0
 
 
 @leaf

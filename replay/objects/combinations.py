@@ -18,7 +18,12 @@ FEATURES: dict[str, tuple[type[Form], ...]] = {
     "generators": (language.Yield, language.Next, language.Close),
 }  # fmt: skip
 """The forms of each feature. Methods are no form."""
-SUPPORTED = {("inner functions and methods", "threads")}
+SUPPORTED = {
+    ("inner functions and methods", "threads"),
+    ("exceptions", "inner functions and methods"),
+    ("exceptions", "threads"),
+    ("inner functions and methods", "generators"),
+}
 """Pairs of features that can be combined."""
 
 

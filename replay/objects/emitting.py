@@ -32,7 +32,7 @@ class Emitter:
             ]
         self._scope = Scope(("main",), [], program.main)
         self._scopes.append(self._scope)
-        self._surveys = True
+        self._surveys, self._needs_stack_sizes = True, False
         self._restart()
 
     def _restart(self) -> None:
@@ -42,7 +42,7 @@ class Emitter:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
-        self._stack_sizes: dict[tuple[int, int], list[int]] = {}
+        self._slots: dict[tuple[int, int], list[int]] = {}
         self._is_generator = False
         self._yield_distances: Iterator[int] = iter(())
         self._depth = self._deepest = self._deepest_3_8 = 0

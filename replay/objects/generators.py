@@ -114,7 +114,7 @@ def resume(machine, generator):
     state.top = state.locals + values.length
     values.length, entry.capacity = 0, RUNNING
     called, frame = machine.functions[state.function], machine.frames[state.depth]
-    frame.generator = generator
+    frame.generator, frame.has_callee = generator, 0
     if heap.rules[0].exit_bytes:
         frame.block = heap.items[values.first + called.locals + called.stack]
     called.warmth += 1

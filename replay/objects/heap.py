@@ -20,6 +20,7 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, leaf
+from replay.objects.language import EXCEPTIONS
 from replay.trace import Domain, Op
 
 IMMORTAL = 1 << 40
@@ -116,6 +117,8 @@ NESTED = _kinds(
 """Kinds of objects that count for the trashcan; see `_is_nested`."""
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
+EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
+"""Items of an exception; numbers of classes from the second on are those of the program."""
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
@@ -168,8 +171,8 @@ RULES = record(
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
     "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
-    "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
-    "pushes_addresses", "pushes_places",
+    "exception_bytes", "own_exception_bytes", "exception_first", "separate_traceback", "handlers_last",
+    "delays_exceptions", "pushes_addresses", "pushes_places",
     "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
@@ -504,20 +507,21 @@ def _references(heap, number):
 
 
 @leaf
-def _is_nested(heap, kind):
-    """Whether freeing an object of a kind counts for the trashcan."""
+def _is_nested(heap, number):
+    """Whether freeing an object counts for the trashcan."""
     if heap.rules[0].trashcan_levels == 0:
         return False
-    if kind == EXCEPTION:
-        return heap.rules[0].delays_exceptions > 0
-    return is_one_of(kind, NESTED)
+    entry = heap.objects[number]
+    if entry.kind == EXCEPTION:
+        return heap.rules[0].delays_exceptions > 0 or entry.owner >= BUILTIN_EXCEPTIONS
+    return is_one_of(entry.kind, NESTED)
 
 
 @leaf
 def _enters_trashcan(heap, number):
     """Counts an object that is going to be freed; returns True if it is delayed instead."""
     collector, entry = heap.collector[0], heap.objects[number]
-    if not _is_nested(heap, entry.kind):
+    if not _is_nested(heap, number):
         return False
     if collector.nesting < heap.rules[0].trashcan_levels:
         collector.nesting += 1
@@ -603,7 +607,7 @@ def drop_next(heap):
         free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted, is_kept = _is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    is_counted, is_kept = _is_nested(heap, number), entry.kind == FRAME and heap.rules[0].frame_base > 0
     if not is_kept:
         end_object(heap, number)
     if is_counted:

@@ -33,14 +33,15 @@
     MAKE_ARGUMENTS n   pushes places for two blocks, and a tuple of the n arguments of class `other`, or 0 for none
     CALL_INIT f        calls `__init__` with the instance on the stack and the `other` arguments below it
     END_INIT n         pops the result, the instance, and all that MAKE_ARGUMENTS pushed and found; pushes the instance
-    ARGUMENTS n        pops n values, and pushes the tuple of arguments; up to 3.13
-    NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k
-    RAISE              pops and raises an exception; RAISE_CLASS k raises a new one
+    ARGUMENTS n k      pops n values, and pushes the tuple of arguments for class k; of built-in classes up to 3.13
+    NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k; IN_TUPLE: they are those of MAKE_ARGUMENTS
+    RAISE 0 c          pops an exception and raises it; RAISE_CLASS k c raises a new one. c: whether its cause is popped
+                       first
     MATCH classes      jumps to `other` unless the handled exception is one of these classes
     HANDLED            pushes the handled exception
-    LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0
+    LEAVE_HANDLER v    ends a handler, and unbinds the variable v, if not 0: see `replay.objects.handlers`
     RERAISE            raises the handled exception again
-    UNBIND slot        unbinds a variable, if it is bound
+    UNBIND v           unbinds a variable, if it is bound
     ENTER_FINALLY      pushes the place where CPython 3.8 continues after a `finally` that a `return` runs
     LEAVE_FINALLY      pops it
     RAISE_AGAIN        raises the handled exception again, as a statement
@@ -170,6 +171,10 @@ SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotatio
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
 SMALL_PLACE = 256
 """The largest integer that exists once in 3.12."""
+EXCEPTIONAL = -2
+"""Instead of the number of slots: instances of the class are exceptions."""
+IN_TUPLE = -1
+"""`other` of NEW_EXCEPTION before a call of `__init__`."""
 IN_CALL = 1
 """Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`."""
 SLOT_BITS = 20
@@ -208,9 +213,9 @@ def effect(do: Do, argument: int, program: Program) -> int:
 class Code(NamedTuple):
     """The code of a program.
 
-    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in
-    each class, -1 for none. `methods`: the function of each method in each class, -1 for none. `own`: the attributes
-    that methods of each class assign to `self`, in order of name.
+    `classes`: the number of slots of each class, -1 for instances with a dict, EXCEPTIONAL for exceptions. `slots`: the
+    slot of each attribute in each class, -1 for none. `methods`: the function of each method in each class, -1 for
+    none. `own`: the attributes that methods of each class assign to `self`, in order of name.
     """
 
     instructions: np.ndarray
@@ -233,8 +238,9 @@ class Code(NamedTuple):
     """Flags of each instruction: see `replay.objects.handlers`."""
     positions: list[tuple[int, ...]]
     """Of each instruction, in the order in which CPython 3.8 compiles them."""
-    stack_sizes: dict[tuple[int, int], list[int]]
-    """The stack size of each function in CPython, by release from 3.11 on, if the program has generators."""
+    function_slots: dict[tuple[int, int], list[int]]
+    """The number of variables and values of each function in CPython, by release from 3.11 on, if the program has
+    exceptions or generators."""
     has_threads: bool = False
     """Whether the program has statements about threads, or takes time."""
 

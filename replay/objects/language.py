@@ -43,19 +43,10 @@ def _unreserved(name: str) -> str:
     return name
 
 
-def _exception(name: str) -> str:
-    """Returns the name of an exception; raises ValueError for others."""
-    if name not in EXCEPTIONS:
-        raise ValueError(f"unknown exception {name!r}; {nearest(name, [*EXCEPTIONS])}")
-    return name
-
-
 def _exceptions(names: Any) -> Any:
-    """Returns the name of an exception, or a list of them; raises ValueError for others."""
+    """Returns a name, or a list of them; raises ValueError for others."""
     if not isinstance(names, (str, list)) or not names:
         raise ValueError("expected an exception such as `KeyError`, or a list of them")
-    for name in [names] if isinstance(names, str) else names:
-        _exception(str(name))
     return names
 
 
@@ -357,20 +348,46 @@ class Return(Form):
 
 
 class Raise(Form):
-    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`."""
+    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`.
+
+    `from: e` is its cause; an empty `from:` is `from None`."""
 
     raise_: "Expression | None" = Field(alias="raise")
     with_: list["Expression"] | None = Field(default=None, alias="with")
+    from_: "Expression | None" = Field(default=None, alias="from")
+
+    @property
+    def has_cause(self) -> bool:
+        """Whether it has a `from`."""
+        return "from_" in self.model_fields_set
+
+
+class Handler(Form):
+    """`except ValueError as e:` with the statements `handle`."""
+
+    except_: ExceptionNames = Field(alias="except")
+    as_: Name | None = Field(default=None, alias="as")
+    handle: Annotated[list["Statement"], Field(min_length=1)]
 
 
 class Try(Form):
-    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both."""
+    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both.
+
+    Several `except` are a list of `handlers`."""
 
     try_: Annotated[list["Statement"], Field(alias="try", min_length=1)]
     except_: ExceptionNames | None = Field(default=None, alias="except")
     as_: Name | None = Field(default=None, alias="as")
     handle: Annotated[list["Statement"], Field(min_length=1)] | None = None
+    handlers: Annotated[list[Handler], Field(min_length=1)] | None = None
     finally_: Annotated[list["Statement"], Field(min_length=1)] | None = Field(default=None, alias="finally")
+
+    @property
+    def clauses(self) -> list[Handler]:
+        """All `except`, also that without a list."""
+        if self.handlers is not None or self.except_ is None or self.handle is None:
+            return self.handlers or []
+        return [Handler.model_construct(except_=self.except_, as_=self.as_, handle=self.handle)]
 
 
 class Repeat(Form):
@@ -527,6 +544,8 @@ class Class(Form):
     The first parameter of its methods is `self`, which is not listed.
     """
 
+    base: Annotated[str, Field(pattern=rf"^{_WORD}$")] | None = None
+    """A class of exceptions that it derives from. Its instances are exceptions."""
     slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
     methods: dict[MethodName, Function] = Field(default_factory=dict)
 
@@ -558,3 +577,4 @@ class Program(Form):
 
 for _form in (*EXPRESSIONS.values(), *STATEMENTS.values()):
     _form.model_rebuild()
+Handler.model_rebuild()

@@ -480,7 +480,9 @@ def run_slice(machine, limit_ns):
         before, phase = np.int64(counts.steps), heap.collector[0].phase
         counts.steps += 1
         if counts.dying:
-            drop_next(heap)
+            ended = drop_next(heap)
+            if ended > 0:
+                end_frame(machine, ended)
         elif phase:
             collect_next(machine)
         elif state.is_over:
@@ -499,10 +501,12 @@ def run_slice(machine, limit_ns):
             return PAUSED
         else:
             op = machine.instructions[state.at].op
-            if not _do(machine):
-                if state.mistake:
-                    return FAILED
+            if state.unwinding:
+                unwind_next(machine)
+            elif not _do(machine):
                 state.is_over = 1
+            if state.mistake:
+                return FAILED
             if often and op not in (LOAD, STORE, CONSTANT, DISCARD):
                 state.checks = 1
         if phase:

@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
+from replay.objects.handlers import (
+    CLASS_BITS,
+    COLD,
+    DEAD,
+    EXCEPTION_COPY,
+    LENGTH_MASK,
+    NAMED_BEFORE,
+    RETURN_COPY,
+    TRIES_BITS,
+    UNKNOWN,
+)
 from replay.objects.instructions import Code, Do
 from replay.objects.layout import BRANCHES, function_bounds
 
@@ -46,6 +56,12 @@ _UNITS = {
     Do.ARGUMENTS: _units(0), Do.RAISE_CLASS: _units(_GLOBAL, 1),
     Do.MATCH: _units((4, 2, 2, 2), _TEST), Do.HANDLED: (1, 0, 0, 0),
     Do.LEAVE_HANDLER: _units(1), Do.RERAISE: (1, 4, 4, 4),
+    Do.MAKE_CELL: (0, 1, 1, 1), Do.MAKE_FUNCTION: (3, 2, 2, 2), Do.MAKE_CLOSURE: (3, 2, 2, 3),
+    Do.LOAD_METHOD: _METHOD, Do.CALL_METHOD: _CALL, Do.CALL_VALUE: _units((0, 1, 1, 1), _CALL),
+    Do.START: _units(_GLOBAL, _GLOBAL, _CALL), Do.ACQUIRE: _units(_METHOD, _CALL), Do.RELEASE: _units(_METHOD, _CALL),
+    Do.PUT: _units(_METHOD, _CALL, 1), Do.TAKE: _units(_METHOD, _CALL), Do.SLEEP: _units(_GLOBAL, 1, _CALL),
+    Do.LOCK: _FUNCTION, Do.QUEUE: _FUNCTION, Do.FILL_QUEUE: _units(0), Do.WORK: _units(0),
+    Do.MAKE_ARGUMENTS: _units(0), Do.CALL_INIT: _units(0), Do.END_INIT: _units(0),
     Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
 }  # fmt: skip
 """Units in each release; all others have one."""
@@ -65,15 +81,16 @@ def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
     if release[:2] in _RELEASES and code.has_exceptions:
-        for first, end in function_bounds(code):
-            _mark(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
+        for number, (first, end) in enumerate(function_bounds(code)):
+            _mark(_Function(code, number, range(first, end), _RELEASES.index(release[:2])), far)
     return far
 
 
 class _Function(NamedTuple):
-    """A function of a program: the places of its instructions, and the number of a release."""
+    """A function of a program: its number, the places of its instructions, and the number of a release."""
 
     code: Code
+    number: int
     places: range
     release: int
 
@@ -87,7 +104,8 @@ def _mark(function: _Function, far: np.ndarray) -> None:
     bounds = [_bounds(function, at) for at in places]
     unit = 2 if is_3_8 else 1
     is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
-    low = high = 0 if is_3_8 else 1
+    has_closure = function.code.functions["free"][function.number] > 0
+    low = high = 0 if is_3_8 else 1 + int(has_closure)
     found: dict[int, tuple[int, int]] = {}
     for at, (least, most, wide) in zip(places, bounds, strict=True):
         high += most + (wide if is_long else 0)
@@ -154,8 +172,9 @@ def _exact(function: _Function, at: int, do: Do) -> int:
     code, which = function.code, function.release
     argument, units = int(code.instructions[at]["argument"]), _UNITS.get(do, (1,) * len(_RELEASES))[which]
     if do == Do.MATCH:
-        count = argument >> CLASS_BITS
-        return units + max(count, 1) * _GLOBAL[which] + (count > 0)
+        count = argument >> CLASS_BITS & LENGTH_MASK
+        more = _UNBIND_AND_RAISE[which] if argument & NAMED_BEFORE else 0
+        return units + max(count, 1) * _GLOBAL[which] + (count > 0) + more
     if do in (Do.LIST_OF_CONSTANTS, Do.SET_OF_CONSTANTS) and which == 0:
         constant = code.constants[code.instructions[at - 1]["argument"]]
         return len(constant) if isinstance(constant, tuple) else 1

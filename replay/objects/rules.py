@@ -82,6 +82,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["copies_arguments"] = release >= (3, 14)
     rules["arguments_forward"] = (3, 11) <= release <= (3, 13)
     rules["exception_bytes"] = 88 if release >= (3, 11) else 80
+    rules["own_exception_bytes"] = {8: 88, 9: 88, 10: 88, 11: 96}.get(release[1], 104)
     rules["exception_first"] = release >= (3, 14)
     rules["separate_traceback"] = release <= (3, 11)
     rules["handlers_last"] = release == (3, 12)

@@ -7,7 +7,7 @@ copied to the generator's items.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.machine import MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, fail
+from replay.objects.machine import CALL_INIT, MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, fail
 
 ENDED, RUNNING, EXPOSED = -1, -2, -3
 """EXPOSED: running, and its values are copied to its items for the collector."""
@@ -25,6 +25,8 @@ def _is_inlined(machine, depth):
     """Whether the interpreter keeps the stack of a running frame in memory while it runs the next one (3.11 to 3.13):
     after calls of functions, and from 3.12 on in specialised loops over generators."""
     caller = machine.instructions[machine.frames[depth].at - 1]
+    if caller.op == CALL_INIT:
+        return machine.stack[_start(machine, depth + 1) - 2] == 0  # there is no tuple of arguments
     if caller.op != NEXT:
         return caller.op != NEXT_OF
     if not machine.heap.rules[0].inlines_loops:
@@ -48,7 +50,15 @@ def _visible_end(machine, depth):
         return np.int64(state.top) if rules.exposes else _end_at_call(machine, start)
     if not rules.exposes and not _is_inlined(machine, depth):
         return start
-    return np.int64(state.locals if depth + 1 == state.depth else machine.frames[depth + 1].locals)
+    end = _start(machine, depth + 1) - machine.frames[depth + 1].has_callee
+    return end - 2 * (machine.instructions[frame.at - 1].op == CALL_INIT)  # without the instance and the tuple
+
+
+@leaf
+def _start(machine, depth):
+    """Returns the place of the first variable of the call at a depth."""
+    state = machine.state[0]
+    return np.int64(state.locals if depth == state.depth else machine.frames[depth].locals)
 
 
 @leaf

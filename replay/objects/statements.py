@@ -118,6 +118,8 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Define) -> None:
+        if self._is_generator:
+            self._problem("`define` is not supported in a generator function")
         scope = self._scope.inner.get(id(form))
         if scope is None:
             place = (*self._places[-1], "do")

@@ -27,7 +27,10 @@ def write_twin(program: Program) -> str:
     lines: list[str] = []
     for name, kind in program.classes.items():
         slots = f"    __slots__ = {tuple(kind.slots)!r}" if kind.slots else "    pass"
-        lines += [f"class {name}:", *([slots] if kind.slots or not kind.methods else [])]
+        lines += [
+            f"class {name}({kind.base}):" if kind.base else f"class {name}:",
+            *([slots] if kind.slots or not kind.methods else []),
+        ]
         for method, function in kind.methods.items():
             written = _function(method, [language.SELF, *function.parameters], function.do)
             lines += [f"    {line}" for line in written]
@@ -201,15 +204,16 @@ def _(form: language.Raise) -> list[str]:
     if form.raise_ is None:
         return ["raise"]
     arguments = "" if form.with_ is None else f"({', '.join(map(python, form.with_))})"
-    return [f"raise {python(form.raise_)}{arguments}"]
+    cause = "" if not form.has_cause else f" from {'None' if form.from_ is None else python(form.from_)}"
+    return [f"raise {python(form.raise_)}{arguments}{cause}"]
 
 
 @_lines.register
 def _(form: language.Try) -> list[str]:
     lines = ["try:", *_indented(form.try_)]
-    if form.except_ and form.handle:
-        names = form.except_ if isinstance(form.except_, str) else f"({''.join(f'{each}, ' for each in form.except_)})"
-        lines += [f"except {names}{f' as {form.as_}' if form.as_ else ''}:", *_indented(form.handle)]
+    for each in form.clauses:
+        names = each.except_ if isinstance(each.except_, str) else f"({''.join(f'{name}, ' for name in each.except_)})"
+        lines += [f"except {names}{f' as {each.as_}' if each.as_ else ''}:", *_indented(each.handle)]
     return [*lines, "finally:", *_indented(form.finally_)] if form.finally_ else lines
 
 
