@@ -358,6 +358,21 @@ def test_of_many_blocks_those_in_the_emptiest_regions_are_listed():
     assert frame.blocks.tolist() == sorted(expected[:LISTED_BLOCKS])
 
 
+def test_blocks_of_many_phases_are_listed_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr("replay.analysis.heap_history.LISTED_BLOCKS_OF_PHASES", 25)
+    history = History()
+    for number in range(6):
+        history.mallocs(10, 100)
+        history.mark(number)
+        history.at(history.now_ns + 1)
+    names = [f"p{number}" for number in range(6)]
+    found = observed(history.trace(*names), load_config("cpython-3.12"), [*names, "peak", "end"])
+    frames = found.history.finish().frames
+    assert [(each.label, len(each.blocks)) for each in frames if each.blocks is not None] == [
+        ("p0", 10), ("p1", 20), ("peak", 37), ("end", 60),  # the 37th is the first in the second page
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("workload", ["pin-every-arena", "fork-server-warmup"])
 def test_the_map_of_a_workload_adds_up(workload):
     trace = open_source(workload)

@@ -14,13 +14,15 @@ from replay.allocators import SpanKind
 from replay.jit.arrays import at_places, concatenated, extend, record
 from replay.jit.compiling import entry, inlined
 from replay.simulation.loop import CLASSES, class_limit
-from replay.simulation.snapshots import Snapshot
+from replay.simulation.snapshots import END, PEAK, Snapshot
 
 ARENA_CELLS_MAX, OTHER_CELLS_MAX, MAPPING_CELLS = 1 << 17, 1 << 15, 64
 """About so many cells of arenas, of heaps, and of one mapping."""
 CELL_BYTES_MAX = 1 << 31
 LISTED_BLOCKS = 40_000
 """The live blocks of a labelled moment are listed, at most so many: those of the emptiest regions first."""
+LISTED_BLOCKS_OF_PHASES = 10 * LISTED_BLOCKS
+"""Phases that begin after so many blocks of phases were listed have no list."""
 NOTHING = (1 << 16) - 1
 """In place of a code: no live block, or its call site is unknown."""
 CELL = record(
@@ -201,6 +203,7 @@ class HeapHistory:
     _slot_of: list[int] = field(default_factory=list)
     _present: np.ndarray = field(default_factory=lambda: np.zeros(0, CELL))
     _room: int = 0
+    _listed_of_phases: int = 0
     _active: dict[int, np.ndarray] = field(default_factory=dict)
     """Cells by process, at the moment before."""
 
@@ -231,9 +234,15 @@ class HeapHistory:
         self._active[snapshot.process] = ids
         frame.cells = np.concatenate([frame.cells, ids[changed], gone])
         frame.values = concatenated([frame.values, at_places(values, changed), np.zeros(len(gone), CELL)])
-        if snapshot.label and blocks is not None:
+        is_phase = snapshot.label not in (PEAK, END)
+        if (
+            snapshot.label
+            and blocks is not None
+            and not (is_phase and self._listed_of_phases > LISTED_BLOCKS_OF_PHASES)
+        ):
             frame.blocks = _listed(blocks, spans)
             frame.block_cells = ids[_cells_with(starts, frame.blocks["address"])]
+            self._listed_of_phases += len(frame.blocks) if is_phase else 0
 
     def _regions_of(self, process: int, spans: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """Returns the number of each region of the moment, new ones included."""

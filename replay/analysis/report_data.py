@@ -30,6 +30,8 @@ _CELLS_READ = 12_000_000
 _MOMENTS_MIN = 24
 _TYPED_ROWS_MAX = 1 << 27
 """In longer traces, cells have no types: the table of types by row would take too much memory."""
+_PHASES_MAX = 200
+"""The starts of phases are moments of the heap map, too, unless there are more of them."""
 _CELL_BYTES = 4096
 
 
@@ -132,7 +134,7 @@ def _heap_map(
         origins_every=max(1, count * _most_live(result) // _BLOCKS_READ),
     )  # fmt: skip
     times = {result.duration_ns * number // count for number in range(1, count)} if result.duration_ns else set()
-    phases = {name for name, _, _ in result.phases} - {TEARDOWN_MARK}
+    phases = {name for name, _, _ in result.phases} - {TEARDOWN_MARK} if len(result.phases) <= _PHASES_MAX else set()
     at_end: list[Retained] = []
 
     def sink(snapshot: Snapshot) -> None:

@@ -54,12 +54,14 @@ const heapMap = (() => {
     return deltas;
   }
 
-  function apply(frame, touched) {
-    for (let index = starts[frame]; index < starts[frame + 1]; index++) {
-      const cell = ids[index];
-      for (const name in columns) columns[name][cell] = changes[name][index];
-      if (touched) touched.push(cell);
+  // Returns the cells that change.
+  function apply(frame) {
+    const first = starts[frame], last = starts[frame + 1];
+    for (const name in columns) {
+      const to = columns[name], from = changes[name];
+      for (let index = first; index < last; index++) to[ids[index]] = from[index];
     }
+    return ids.subarray(first, last);
   }
 
   function seek(frame) {
@@ -67,11 +69,11 @@ const heapMap = (() => {
     if (frame === current) return;
     let touched = null;
     if (frame === current + 1) {
-      apply(frame, touched = []);
+      touched = apply(frame);
     } else {
       const key = Math.floor(frame / every);
       for (const name in columns) columns[name].set(keyframes[key][name]);
-      for (let each = key * every + 1; each <= frame; each++) apply(each, null);
+      for (let each = key * every + 1; each <= frame; each++) apply(each);
     }
     current = frame;
     paint(touched);
@@ -204,7 +206,8 @@ const heapMap = (() => {
     for (let index = 0; index < length; index++) {
       const cell = all ? index : touched[index], value = colourOf(cell);
       const left = places[2 * cell], top = places[2 * cell + 1];
-      for (let row = top; row < top + inner; row++) pixels.fill(value, row * width + left, row * width + left + inner);
+      for (let at = top * width + left, end = at + inner * width; at < end; at += width)
+        for (let pixel = at; pixel < at + inner; pixel++) pixels[pixel] = value;
     }
     const context = canvas.getContext("2d");
     context.putImageData(image, 0, 0);
@@ -475,7 +478,7 @@ const heapMap = (() => {
     }
     every = Math.max(4, Math.ceil(Math.sqrt(meta.frames.length)));
     for (let frame = 0; frame < meta.frames.length; frame++) {
-      apply(frame, null);
+      apply(frame);
       if (frame % every === 0) keyframes.push(Object.fromEntries(Object.keys(columns).map((name) => [name, columns[name].slice()])));
     }
     prepareColours();
