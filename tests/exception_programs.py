@@ -25,7 +25,7 @@ def calling_program(seed: int) -> ObjectProgram:
 
 def calling_document(seed: int) -> dict[str, Any]:
     """Returns the document of a random program that also has inner functions, methods and constructors."""
-    return _CallingAuthor(seed).document()
+    return CallingAuthor(seed).document()
 
 
 class RaisingAuthor(RandomAuthor):
@@ -139,7 +139,7 @@ class RaisingAuthor(RandomAuthor):
                 return body
 
 
-class _CallingAuthor(RaisingAuthor):
+class CallingAuthor(RaisingAuthor):
     """Writes functions in functions, methods and constructors too. All of `main` is in a `try`."""
 
     has_callables = True

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from generator_programs import random_generator_program, random_pipeline_program
+from generator_programs import random_calling_program, random_generator_program, random_pipeline_program
 from hypothesis import given
 from hypothesis import strategies as st
 from object_programs import events, object_program, references
@@ -232,6 +232,29 @@ def test_a_yield_whose_place_in_3_12_is_not_known_is_refused_when_its_generator_
         program(122)
 
 
+def test_a_function_in_a_generator_function_is_refused():
+    body = [{"define": "f", "do": [{"return": 1}]}, {"yield": 1}]
+    with pytest.raises(AssertionError, match="`define` is not supported in a generator function"):
+        object_program({"functions": {"g": {"do": body}}, "main": [{"bind": {"x": {"call": "g"}}}]})
+
+
+def test_methods_and_generators_call_each_other():
+    methods = {"each": {"do": [{"bind": {"g": {"call": "texts", "with": ["self"]}}}, {"return": {"next": "g"}}]}}
+    methods["text"] = {"do": [{"return": {"letters": 60}}]}
+    functions = {"texts": {"parameters": ["k"], "do": [{"yield": {"call": "k.text"}}]}}
+    main = {"bind": {"k": {"new": "K"}}}, {"bind": {"x": {"call": "k.each"}}}
+    found = events((3, 13), *main, functions=functions, classes={"K": {"slots": ["p"], "methods": methods}})
+    generator = 160 + 8 * (1 + 2)
+    assert [(op, size) for op, _, size, _ in found] == [
+        (MALLOC, 40),
+        (MALLOC, generator),
+        (MALLOC, 101),
+        (FREE, generator),
+        (FREE, 40),
+        (FREE, 101),
+    ]
+
+
 # Real interpreters
 
 
@@ -259,8 +282,8 @@ def bodies_of(program: Program):
 @system
 def test_generator_programs_request_the_memory_that_real_interpreters_request(version):
     for seed in range(12):
-        for program in (random_pipeline_program(seed), random_generator_program(seed)):
-            assert verify_objects(program, INTERPRETERS[version]).difference == "", f"seed {seed}"
+        for write in (random_pipeline_program, random_calling_program, random_generator_program):
+            assert verify_objects(write(seed), INTERPRETERS[version]).difference == "", f"seed {seed} of {write}"
 
 
 def nested_generators():

@@ -490,14 +490,13 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
     [
         ({"sleep": "1ms"}, "threads"),
         ({"bind": {"x": {"lock": []}}}, "threads"),
-        ({"close": "x"}, "generators"),
+        ({"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}, "exceptions"),
     ],
 )
 def test_features_that_cannot_be_combined_are_refused_by_name(statement, feature):
-    raising = {"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}
-    document = {"kind": "objects", "functions": {"g": {"do": [raising]}}, "main": [{"bind": {"x": 1}}, statement]}
+    document = {"kind": "objects", "functions": {"g": {"do": [{"yield": 1}]}}, "main": [{"bind": {"x": 1}}, statement]}
     _, problems = compile_program(Program.model_validate(document))
-    assert problems == [(("main",), f"{feature} are not supported in a program with exceptions yet")]
+    assert problems == [(("functions", "g"), f"generators are not supported in a program with {feature} yet")]
 
 
 def test_threads_run_inner_functions_and_methods():

@@ -5,7 +5,7 @@ At any moment at most one thread waits for the GIL: threads take turns, by locks
 
 from typing import Any
 
-from exception_programs import RaisingAuthor
+from exception_programs import CallingAuthor, RaisingAuthor
 from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
@@ -117,9 +117,21 @@ class ThreadAuthor(RandomAuthor):
         return [*statements, {"repeat": takes, "as": index, "do": [{"bind": {got: {"take": name}}}]}]
 
 
-class _RaisingThreadAuthor(ThreadAuthor, RaisingAuthor):
-    """Writes threads that raise exceptions, in `try` only. No thread ends early."""
+class _RaisingThreadAuthor(ThreadAuthor, CallingAuthor):
+    """Writes threads that raise exceptions and call functions and methods, in `try` only. No thread ends early."""
+
+    @property
+    def has_callables(self) -> bool:  # type: ignore[override]
+        return self._is_safe
 
     def _main(self) -> list[Any]:
         self._returns = False
-        return super()._main()
+        return RaisingAuthor._main(self)
+
+    def _new(self, names: Names, depth: int) -> Any:
+        ready = self._ready
+        if not self._is_safe:  # a constructor may raise exceptions
+            self._ready = [name for name in ready if name not in self._inits]
+        new = super()._new(names, depth)
+        self._ready = ready
+        return new
