@@ -65,7 +65,7 @@ class _CoroutineAuthor(_DelegatingAuthor):
 
     def _function(self, kind: str, first: list[Any], returns: bool = False) -> dict[str, Any]:
         self._kind = kind
-        body = self._block(["a", "b"], [], [], 0, True, self._random.randint(1, 5))
+        body = self._block(["a", "b"], [], [], 1, True, self._random.randint(1, 5))
         at = self._random.randint(0, len(body)) if kind == "pause" else len(body)
         body = [*body[:at], *first, *body[at:]]
         result = self._random.choice([1000, {"letters": 20}, {"list": [1, {"letters": 9}]}, {"dict": []}])
@@ -86,7 +86,7 @@ class _CoroutineAuthor(_DelegatingAuthor):
 
     def _await(self, names: list[str]) -> list[Any]:
         """Returns statements that suspend a coroutine."""
-        called = self._call([*self._pauses, *self._coroutines], names)
+        called = self._call([*self._pauses * 3, *self._coroutines], names)
         if self._random.random() < 0.5:
             return [{"await": called}]
         name = self._new_name()
@@ -100,7 +100,7 @@ class _CoroutineAuthor(_DelegatingAuthor):
 
     def _flight(self) -> list[Any]:
         """Returns statements that have several coroutines in flight."""
-        choose, many = self._random.choice, self._random.choice([1, 5, 40])
+        choose, many = self._random.choice, self._random.choice([1, 5, 20])
         start: list[Any] = [
             {"bind": {"s": {"new": choose(["K", "S"])}}},
             {"bind": {"c": {"call": "task", "with": [choose(["s", 1, {"letters": 20}]), self._value([], 1)]}}},
@@ -118,14 +118,14 @@ class _CoroutineAuthor(_DelegatingAuthor):
             {"bind": {"w": {"item": "tasks", "at": "i"}}},
             {"choose": choose([0.5, 0.9]), "do": [{**resume, "do": [*start, *store]}],
              "otherwise": [{"choose": choose([0.1, 0.9]), "do": [*closed, *start, *store]}]},
-            *([{"collect": choose([0, 1, 2])}] if choose([0, 1]) and many < 40 else []),
+            *([{"collect": choose([0, 1, 2])}] if choose([0, 1]) and many < 20 else []),
         ]  # fmt: skip
         append: list[Any] = [{"append": "w", "to": "tasks"}, {"append": "c", "to": "calls"}]
         rest: list[Any] = [{"each": "w", "as": "x", "do": [{"bind": {"y": "x"}}]}]
         return [
             {"bind": {"tasks": {"list": []}, "calls": {"list": []}, "done": {"set": [DONE]}}},
             {"repeat": many, "as": "i", "do": [*start, *append]},
-            {"repeat": choose([1, 3, 10]), "as": "k", "do": [{"repeat": many, "as": "i", "do": body}]},
+            {"repeat": choose([1, 3, 6]), "as": "k", "do": [{"repeat": many, "as": "i", "do": body}]},
             *(choose([0, 1]) * [*start, *rest]),
             *(choose([0, 1]) * [{"drop": ["calls"]}]),
             *(choose([0, 1]) * [{"each": "tasks", "as": "w", "do": [{**resume, "do": [{"bind": {"x": 0}}]}]}]),

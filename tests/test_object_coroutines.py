@@ -289,6 +289,21 @@ def test_the_twin_declares_coroutines():
     )
 
 
+@pytest.mark.parametrize("release", [(3, 12), (3, 13)])
+def test_an_await_whose_place_is_not_known_is_refused_when_its_coroutine_is_closed(release):
+    def program(statements):
+        fill = [{"bind": {f"x{index}": 0}} for index in range(statements)]
+        function = {"coroutine": True, "do": [*fill, {"await": {"call": "pause"}}]}
+        return sizes(release, {"bind": {"c": {"call": "long"}}}, STEPS, NEXT, DROP, long=function)
+
+    assert [program(count).count(32) for count in (116, 120)] == [0, 1]
+    version = ".".join(map(str, release))
+    with pytest.raises(
+        WorkloadError, match=rf"^functions.long.do.118: in {version}, it is not known what is allocated"
+    ):
+        program(118)
+
+
 # Real interpreters
 
 

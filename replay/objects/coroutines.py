@@ -8,7 +8,7 @@ SEND, and the object that it waits for is the last of its values.
 
 import numpy as np
 
-from replay.jit.compiling import leaf
+from replay.jit.compiling import cold, leaf
 from replay.objects.generators import resume, suspend
 from replay.objects.heap import GENERATOR, LIST_ITERATOR, PLACE, STEPS, TUPLE_ITERATOR, drop, new_object, refer
 from replay.objects.instructions import AWAITABLE, COROUTINE
@@ -43,7 +43,7 @@ def _check_awaitable(machine):
     return True
 
 
-@leaf
+@cold
 def is_iterator(machine, number, delegates):
     """Whether an object is its own iterator, in a loop or in `yield from`."""
     kind = machine.heap.objects[number].kind
@@ -94,7 +94,7 @@ def _make_steps(machine):
     return True
 
 
-@leaf
+@cold
 def do_coroutine(machine, op, other):
     """Runs an instruction of coroutines, or of `yield from`."""
     if op == SEND:

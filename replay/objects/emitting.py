@@ -46,7 +46,7 @@ class Emitter:
         self._problems: list[Problem] = []
         self._slots: dict[tuple[int, int], list[int]] = {}
         self._has_weak_references = False
-        self._is_generator = self._is_coroutine = False
+        self._is_generator = False
         self._yield_distances: Iterator[int] = iter(())
         self._depth = self._deepest = self._deepest_3_8 = 0
         self._regions: list[list[int]] = [[0] * 5]
@@ -59,6 +59,7 @@ class Emitter:
         self._layout: list[int] = []
         self._starts: list[int] = []
         self._has_threads = False
+        self._is_coroutine = False
 
     def _make_cells(self) -> None:
         """Emits the instructions that create the cells of a function, in the order of both ranges of releases."""

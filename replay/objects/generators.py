@@ -11,7 +11,7 @@
 
 import numpy as np
 
-from replay.jit.compiling import leaf
+from replay.jit.compiling import cold, leaf
 from replay.objects.calls import enter_frame
 from replay.objects.heap import (
     GENERATOR,
@@ -232,7 +232,7 @@ def _end_loop(machine):
     drop(machine.heap, pop(machine))
 
 
-@leaf
+@cold
 def next_of_steps(machine, steps):
     """Resumes the coroutine of a loop, or of a call of `next`, over its steps."""
     coroutine = np.int64(machine.heap.objects[steps].owner)

@@ -88,7 +88,7 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
-    if release[:2] in _CLEANED:
+    if release[:2] in _CLEANED and (code.instructions["op"] == Do.SEND).any():
         for at, bounds in send_places(code, release).items():
             far[at] = _is_far(*bounds)
     if release[:2] in _RELEASES and code.has_exceptions:
