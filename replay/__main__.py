@@ -49,6 +49,9 @@ COMMANDS = {
         "Show how runs of several traces or stacks differ, and where the differences come from.",
     ),
     "pins": ("pins:pins", "Show which live blocks keep memory from being released, and who allocated them."),
+    "report": ("report:report", "Write one HTML page about a run: where memory is, who pins it, what to try."),
+    "map": ("map:map_", "Draw the heap at one moment: which parts of it are live, free and resident."),
+    "export": ("export:export", "Simulate a trace or workload, and write the results for another program."),
     "sweep": (
         "sweep:app",
         "Simulate traces with many allocator stacks, rank the stacks, and show which settings matter.",

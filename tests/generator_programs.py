@@ -3,14 +3,14 @@
 import random
 from typing import Any
 
-from object_programs import RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
 
 
 def random_generator_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
-    return object_program(_Author(seed).document())
+    return object_program(GeneratorAuthor(seed).document())
 
 
 def random_pipeline_program(seed: int) -> ObjectProgram:
@@ -18,8 +18,13 @@ def random_pipeline_program(seed: int) -> ObjectProgram:
     return object_program(_PipelineAuthor(seed).document())
 
 
+def random_calling_program(seed: int) -> ObjectProgram:
+    """Returns a random program with all kinds of statements, some in generator functions, others in methods."""
+    return object_program(_CallingAuthor(seed).document())
+
+
 class _PipelineAuthor(RandomAuthor):
-    """Writes programs without inner functions and methods, which cannot be combined with generators."""
+    """Writes programs whose functions are generator functions or not."""
 
     _has_generators = True
     has_callables = False
@@ -31,7 +36,25 @@ class _PipelineAuthor(RandomAuthor):
         return statement
 
 
-class _Author:
+class _CallingAuthor(_PipelineAuthor):
+    """Writes inner functions, methods and constructors too. Generator functions have no functions in them."""
+
+    has_callables = True
+
+    def _define(self, names: Names, own: list[str]) -> list[Any]:
+        return [] if self._yields else super()._define(names, own)
+
+    def _use_method(self, names: Names, instance: str, method: str) -> list[Any]:
+        found = super()._use_method(names, instance, method)
+        return [] if self._yields and "define" in str(found) else found
+
+    def _end_in_call(self) -> list[Any]:
+        return [] if self._yields else super()._end_in_call()
+
+
+class GeneratorAuthor:
+    """Writes programs whose functions are mostly generator functions."""
+
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._names = 0
@@ -84,10 +107,14 @@ class _Author:
         names, generators, objects, found = [*names], [*generators], [*objects], []
         for _ in range(length):
             if yields and self._random.random() < 0.3:
-                found.append({"yield": self._value(names)})
+                found += self._suspend(names, generators)
             else:
                 found += self._statement(names, generators, objects, depth, yields)
         return found or [{"bind": {"z": 1}}]
+
+    def _suspend(self, names: list[str], _generators: list[str]) -> list[Any]:
+        """Returns the statements with which a generator is suspended."""
+        return [{"yield": self._value(names)}]
 
     def _statement(
         self, names: list[str], generators: list[str], objects: list[str], depth: int, yields: bool

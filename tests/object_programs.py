@@ -18,7 +18,7 @@ _LENGTHS = (0, 1, 2, 3, 10, 50, 500, 2000)
 _ATTRIBUTES = [first + second for second in ("", "1", "2", "3", "4") for first in "pqrstuvw"]
 WITH_OWNER = (
     Kind.RANGE, Kind.LIST_ITERATOR, Kind.TUPLE_ITERATOR, Kind.DICT_ITERATOR, Kind.PLACE, Kind.FUNCTION, Kind.CELL,
-    Kind.METHOD, Kind.WEAKREF,
+    Kind.METHOD, Kind.STEPS, Kind.WEAKREF,
 )  # fmt: skip
 """Kinds of objects that have a reference in `owner`."""
 Names = dict[str, str]
@@ -268,7 +268,8 @@ class RandomAuthor(Callables):
             return False
         last = statements[-1]
         if "try" in last:
-            ends = self._never_completes(last["try"]) and self._never_completes(last.get("handle", last["try"]))
+            handled = [each["handle"] for each in last.get("handlers", [last] if "handle" in last else [])]
+            ends = all(map(self._never_completes, [last["try"], *handled]))
             return ends or self._never_completes(last.get("finally", []))
         if "choose" in last or "if_key" in last:
             return self._never_completes(last["do"]) and self._never_completes(last.get("otherwise", []))

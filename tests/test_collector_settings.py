@@ -139,7 +139,7 @@ def test_recorded_settings_change_nothing():
 
 def test_a_disabled_collector_frees_no_garbage():
     trace = CollectedTrace(history(PAIRS), CollectorSettings(enabled=False), "--set gc.enabled=false")
-    assert shown(trace) == "+0 +1 +2 +3 +4 +5 +6 +7 +8 +9 +10 +11 =2 =5 =8 =11"
+    assert shown(trace) == "+0 +1 +2 +3 +4 +5 +6 +7 +8 +9 +10 +11 =2 =5 =8 =11 =0 =1 =3 =4 =6 =7 =9 =10"
     assert (trace.recorded, trace.explicit, trace.ran) == (4, 0, 0)
     assert trace.metadata.origin.edited == "--set gc.enabled=false"
 
@@ -149,6 +149,21 @@ def test_a_higher_threshold_frees_garbage_at_the_next_collection():
     assert found == "+0 +1 +2 +3 +4 +5 (0 -0 -1 -3 -4 ) +4 +3 +1 +0 +6 +7 (0 -4 -3 -0 -6 ) =2 =5 =1 =7"
 
 
+@pytest.mark.parametrize("settings", [CollectorSettings(enabled=False), CollectorSettings(4), CollectorSettings(0)])
+@pytest.mark.parametrize("kind", [NODE, TUPLE])
+def test_all_blocks_keep_their_types(settings, kind):
+    rows = [*PAIRS[:-4], (START, 0, 0), (END, 0, 3), *PAIRS[-4:]]  # what it found is in free lists of tuples
+    trace, live, typed = CollectedTrace(history(rows, kind=kind), settings, ""), set(), set()
+    for events in trace.batches():
+        for op, block, type_ in zip(events.op.tolist(), events.block.tolist(), events.type.tolist(), strict=True):
+            if op == MALLOC:
+                live.add(block)
+            elif op in (FREE, Op.LIVE_OBJECT):
+                assert type_ == 0
+                (live.remove if op == FREE else typed.add)(block)
+    assert live == typed
+
+
 def test_what_a_collection_put_into_a_free_list_is_allocated_without_it():
     rows = [
         *nodes(0, 1, 2), *collection(2, 0, 1),
@@ -156,8 +171,9 @@ def test_what_a_collection_put_into_a_free_list_is_allocated_without_it():
         *((Op.LIVE_OBJECT, number, 1) for number in (0, 1, 2, 3)),
     ]  # fmt: skip
     disabled = CollectorSettings(enabled=False)
-    assert shown(CollectedTrace(history(rows, kind=TUPLE), disabled, "")) == "+0 +1 +2 +3 +4 +5 +6 +7 +8 =3 =4 =2 =5"
-    assert shown(CollectedTrace(history(rows), disabled, "")) == "+0 +1 +2 +3 +4 +5 =3 =4 =2 =5"
+    found = shown(CollectedTrace(history(rows, kind=TUPLE), disabled, ""))
+    assert found == "+0 +1 +2 +3 +4 +5 +6 +7 +8 =3 =4 =2 =5 =0 =1 =6 =7 =8"
+    assert shown(CollectedTrace(history(rows), disabled, "")) == "+0 +1 +2 +3 +4 +5 =3 =4 =2 =5 =0 =1"
 
 
 def test_blocks_that_are_freed_earlier_did_not_go_into_a_free_list():
@@ -205,7 +221,7 @@ def test_garbage_of_an_older_generation_waits_for_its_collection():
     recorded = history(rows, (2, 1, 10))
     assert shown(CollectedTrace(recorded, CollectorSettings(), "")) == shown(recorded)
     found = shown(CollectedTrace(recorded, CollectorSettings(threshold1=5), ""))
-    assert found == "+0 +1 +2 (0 ) +3 +4 +5 (0 ) +6 +7 +8 (0 ) =2 =3 =4 =5 =6 =7 =8"
+    assert found == "+0 +1 +2 (0 ) +3 +4 +5 (0 ) +6 +7 +8 (0 ) =2 =3 =4 =5 =6 =7 =8 =0 =1"
 
 
 def test_more_frequent_collections_have_bounds():

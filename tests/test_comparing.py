@@ -9,12 +9,14 @@ import pytest
 from histories import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_collector_settings import PAIRS, history
 
 from replay.analysis.comparison import ATTRIBUTED, Case, Factor, _shapley, compare
 from replay.config import load_config
 from replay.simulation.run import run
 from replay.sources.parquet import write_trace
-from replay.trace import MemoryTrace
+from replay.trace import MemoryTrace, Metadata, Op, Provenance
+from replay.trace.editing.collecting import CollectedTrace, CollectorSettings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "comparing.md").read_text(encoding="utf-8")
 TRACE, OTHER = (seeded(seed, 2000).trace() for seed in (1, 2))
@@ -22,7 +24,7 @@ TRACE, OTHER = (seeded(seed, 2000).trace() for seed in (1, 2))
 
 def cases(*stacks: str, traces: tuple[MemoryTrace, ...] = (TRACE,), settings: tuple[str, ...] = ()) -> list[Case]:
     return [
-        Case(stack, f"trace {index}", trace, load_config(stack, settings))
+        Case(stack, f"trace {index}", trace, load_config(stack.split()[0], [*stack.split()[1:], *settings]))
         for index, trace in enumerate(traces)
         for stack in stacks
     ]
@@ -35,6 +37,7 @@ def cases(*stacks: str, traces: tuple[MemoryTrace, ...] = (TRACE,), settings: tu
         ("cpython-3.9", "cpython-3.12", {"pymalloc.arena_size", "pymalloc.pool_size", "pymalloc.radix_tree"}),
         ("cpython-3.12", "cpython-3.12-malloc", {"models"}),
         ("cpython-3.12", "ideal", {"models"}),
+        ("cpython-3.12", "cpython-3.12 domains.mem=glibc", {"domains"}),
     ],
 )
 def test_effects_of_what_differs_add_up_to_the_difference(first, other, factors):
@@ -45,6 +48,30 @@ def test_effects_of_what_differs_add_up_to_the_difference(first, other, factors)
         before, after = (getattr(case.summary, metric) for case in comparison.cases)
         assert sum(effect.amount for effect in effects[metric]) == after - before
     assert comparison.attributions[0].runs == 2 ** len(factors) - 2
+
+
+def test_a_domain_has_the_models_before_and_after():
+    comparison = compare(cases("cpython-3.12", "cpython-3.12 domains.mem=glibc domains.raw=pymalloc"))
+    assert [effect[:3] for effect in comparison.attributions[0].effects["resident_bytes_peak"]] == [
+        ("domains", "raw glibc, mem pymalloc", "raw pymalloc, mem glibc")
+    ]
+
+
+def test_settings_of_the_collector_are_factors():
+    recorded = history([(op, block, 60_000 if op == Op.MALLOC else size) for op, block, size in PAIRS])
+    changed = CollectorSettings(threshold0=5, enabled=False)
+    first = Case("", "", recorded, load_config("cpython-3.11"))
+    other = Case("", "", recorded, load_config("cpython-3.11-malloc"), (), changed)
+    comparison = compare([first, other])
+    effects = comparison.attributions[0].effects
+    assert {effect.factor for effect in effects["resident_bytes_peak"]} == {"models", "gc.threshold0", "gc.enabled"}
+    for metric in ATTRIBUTED:
+        before, after = (getattr(case.summary, metric) for case in comparison.cases)
+        assert sum(effect.amount for effect in effects[metric]) == after - before
+    enabled = next(effect for effect in effects["resident_bytes_end"] if effect.factor == "gc.enabled")
+    assert (enabled.before, enabled.after, enabled.amount > 100_000) == ("default", "false", True)
+    alone = run(CollectedTrace(recorded, changed, ""), other.stack)
+    assert comparison.cases[1].summary.resident_bytes_peak == int(alone.end.resident_bytes_peak)
 
 
 def test_two_traces_with_their_own_stacks_differ_by_requests_and_by_settings():
@@ -127,3 +154,46 @@ def test_every_combination_of_values_is_a_run(replay, traced):
 )
 def test_wrong_input_is_refused_in_one_sentence(refused, traced, arguments, message):
     assert message in refused("compare", traced, *arguments)
+
+
+def test_settings_of_the_collector_are_compared_and_have_a_note(replay, tmp_path):
+    path = tmp_path / "app.parquet"
+    write_trace(history(PAIRS), path)
+    code, text, notes = replay("compare", path, "--grid", "gc.threshold0=default,5", "--set", "gc.threshold1=5")
+    assert code == 0
+    assert text.splitlines()[0] == f"A  {path} cpython-3.11 gc.threshold1=5 gc.threshold0=default"
+    assert "garbage collector with thresholds 2, 5, 10" in notes
+    assert "garbage collector with thresholds 5, 5, 10" in notes
+    options = "-a cpython-3.11 --set gc.threshold1=5 --set gc.threshold0=5"
+    assert text.rstrip().splitlines()[-1] == f"next: replay run {path} {options}"
+
+
+def test_a_sweep_names_the_commands_that_take_settings_of_the_collector(refused, traced):
+    for option in ("--set", "--grid"):
+        message = refused("sweep", traced, "-a", "cpython-3.12", option, "gc.threshold0=5")
+        assert "`replay compare` SOURCE --grid gc.threshold0=…" in message
+
+
+def test_another_release_than_the_recorded_one_has_a_note(replay, tmp_path):
+    path = tmp_path / "app.parquet"
+    write_trace(MemoryTrace(TRACE.events, Metadata(Provenance(interpreter="cpython 3.11.7"))), path)
+    _, _, notes = replay("compare", path, "-a", "cpython-3.11,cpython-3.12", "--no-attribution")
+    assert f"note: {path} was recorded with CPython 3.11; its requests are those of that version" in notes
+
+
+def test_labels_have_the_settings_of_all_runs(replay, traced):
+    settings = ("--set", "pymalloc.radix_tree=false")
+    text = replay("compare", traced, "-a", "cpython-3.9,cpython-3.12", *settings, "--no-attribution")[1]
+    assert text.splitlines()[:2] == [
+        f"A  {traced} cpython-3.9 pymalloc.radix_tree=false",
+        f"B  {traced} cpython-3.12 pymalloc.radix_tree=false",
+    ]
+
+
+def test_runs_without_a_difference_are_said_to_have_none(replay, traced, tmp_path):
+    assert "B and A have the same source and the same settings" in replay("compare", traced, traced)[1]
+    empty = tmp_path / "empty.parquet"
+    write_trace(MemoryTrace([]), empty)
+    text = replay("compare", empty, "-a", "cpython-3.12,bump")[1]
+    assert "The traces have no events." in text
+    assert "B and A have equal resident memory; they differ in: models" in text

@@ -104,3 +104,11 @@ def test_everything_that_cannot_be_reached_is_gone_after_a_full_collection(seed,
         generations = machine.heap.generations
         assert (machine.heap.objects["next"][generations["ring"]] == generations["ring"]).all()
         assert (generations["count"] >= 0).all()
+
+
+@pytest.mark.parametrize(("release", "collected"), [((3, 13), 3), ((3, 14), 2)])
+def test_from_3_14_on_a_tuple_of_an_untracked_tuple_is_tracked_and_a_tuple_of_numbers_is_not(release, collected):
+    cycle = {"bind": {"xs": {"list": []}, "n": 5}}, {"bind": {"t": {"tuple": [{"tuple": ["n"]}]}}}
+    fill = {"append": "t", "to": "xs"}, {"append": "xs", "to": "xs"}, {"drop": ["xs", "t"]}
+    _, last = simulate(object_program({"main": [*cycle, *fill, {"collect": 0}]}), release)
+    assert last.generations["collected"][0] == collected

@@ -1,9 +1,10 @@
 """Exceptions in object programs: what they allocate, what they keep alive, and where they are handled."""
 
+import json
 import textwrap
 
 import pytest
-from exception_programs import raising_document, raising_program
+from exception_programs import calling_document, calling_program, raising_document, raising_program
 from hypothesis import given
 from hypothesis import strategies as st
 from object_programs import events, object_program, references
@@ -137,6 +138,73 @@ def test_a_place_beyond_the_small_integers_is_allocated_when_an_exception_leaves
     assert sizes(events((3, 14), *statements)).count(32) == 0
 
 
+def test_the_first_except_for_the_class_of_an_exception_handles_it():
+    handlers = [
+        {"except": "KeyError", "handle": [{"bind": {"x": {"letters": 60}}}]},
+        {"except": ["ValueError", "LookupError"], "as": "e", "handle": [{"bind": {"x": {"letters": 70}}}]},
+        {"except": "Exception", "handle": [{"bind": {"x": {"letters": 80}}}]},
+    ]
+    for raised, created in (("KeyError", 101), ("IndexError", 111), ("ValueError", 111), ("TypeError", 121)):
+        found = sizes(events((3, 12), {"try": [{"raise": raised}], "handlers": handlers}))
+        assert [size for size in found if size in (101, 111, 121)] == [created]
+
+
+@pytest.mark.parametrize(
+    ("release", "created"),
+    [((3, 10), [88, 64]), ((3, 11), [96, 64, 120]), ((3, 12), [104, 64, 120]), ((3, 15), [104, 64])],
+)  # in 3.10 and from 3.13 on, the values or keys of the attributes are no objects
+def test_an_exception_of_an_own_class_has_its_attributes_in_a_dict(release, created):
+    main = {"bind": {"e": {"new": "E"}}}, {"set": {"e.code": 5}}
+    found = sizes(events(release, *main, classes={"E": {"base": "KeyError"}}))
+    assert [size for size in found if 0 < size < 200] == created
+
+
+@pytest.mark.parametrize(("wanted", "created"), [("E", 101), ("F", 111), ("LookupError", 101), ("KeyError", 101)])
+def test_a_handler_for_a_base_is_for_own_classes_too(wanted, created):
+    choice = {"except": wanted, "handle": [{"bind": {"x": TEXT}}]}
+    other = {"except": "Exception", "handle": [{"bind": {"x": {"letters": 70}}}]}
+    raised = {"raise": "D", "with": [1]}
+    classes = {"E": {"base": "KeyError"}, "D": {"base": "E"}, "F": {"base": "KeyError"}}
+    found = sizes(events((3, 12), {"try": [raised], "handlers": [choice, other]}, classes=classes))
+    assert created in found
+
+
+@pytest.mark.parametrize(("cause", "is_kept"), [({}, False), ({"from": "first"}, True), ({"from": None}, False)])
+def test_an_exception_keeps_its_cause(cause, is_kept):
+    classes = {"E": {"base": "ValueError"}}
+    raised = {"try": [{"raise": "E", **cause}], "except": "E", "as": "e", "handle": [{"bind": {"kept": "e"}}]}
+    main = {"bind": {"first": {"new": "E", "with": [TEXT]}}}, raised, {"drop": ["first"]}
+    found = sizes(events((3, 12), *main, classes=classes))
+    assert (-101 not in found) == is_kept  # `kept` and the frame of `main` are a cycle
+
+
+@pytest.mark.parametrize(("release", "function", "text"), [((3, 10), 144, 119), ((3, 11), 152, 119)])
+def test_from_3_11_on_a_frame_object_keeps_the_function_of_its_call(release, function, text):
+    inner = {"drop": ["f"]}, {"bind": {"y": {"letters": 70}}}, {"raise": "KeyError"}
+    fail = {"fail": {"do": [{"define": "f", "nonlocal": ["f"], "do": [*inner]}, {"call": "f"}]}}
+    found = sizes(events(release, attempt({"call": "fail"}), functions=fail))
+    assert [size for size in found if size in (-function, -text)] == [-function, -text]
+    assert (found.index(-function) < len(found) - found[::-1].index(56)) == (release == (3, 10))  # the last traceback
+
+
+def test_an_exception_that_leaves_init_releases_the_arguments_before_the_traceback_of_the_caller():
+    init = {"__init__": {"parameters": ["a"], "do": [{"bind": {"a": 0}}, {"raise": "KeyError"}]}}
+    made = attempt({"bind": {"x": {"new": "K", "with": [TEXT]}}})
+    found = sizes(events((3, 12), made, classes={"K": {"slots": ["p"], "methods": init}}))
+    frame, caller = 136 + 8 * (2 + 1), 136 + 8 * (2 + 4)
+    assert found[:9] == [101, 48, 40, 88, frame, 56, caller, -101, 56]  # the tuple goes to its free list
+
+
+def test_init_of_an_exception_is_inherited_and_sets_its_attributes():
+    init = {"__init__": {"parameters": ["n"], "do": [{"set": {"self.text": {"letters": "n"}}}]}}
+    classes = {"B": {"base": "KeyError", "methods": init}, "E": {"base": "B"}}
+    handle = {"bind": {"kept": "e.text"}}
+    raised = {"raise": "E", "with": [60]}
+    found = sizes(events((3, 12), attempt(raised, handle=(handle,), **{"as": "e"}), classes=classes))
+    assert found[:5] == [48, 104, 101, 64, 120]  # arguments, exception, text, its dict, keys
+    assert found.index(-104) < found.index(-101)
+
+
 # The language
 
 
@@ -188,6 +256,10 @@ main:
         ("        with: [1]\n", "      - bind: {x: 0}\n", "main.0.try.1: is never reached, because it is after"),
         ("except: KeyError", "except: ValueError", "4: main.0.try.0: KeyError is raised here, and has no handler"),
         ("raise: KeyError\n        with: [1]", "raise: {letters: 5}", "4: main.0.try.0: expected an exception"),
+        ("with: [1]", "from: [e]", "5: main.0.try.0.from: ['e'] is not an expression"),
+        ("with: [1]", "from: x", "4: main.0.try.0: 'x' is not bound here"),
+        ("with: [1]", "from: 5", "4: main.0.try.0: expected an exception"),
+        ("    as: e", "    handlers: [{except: KeyError, handle: [pop: x]}]", "is one of `handlers`, or there are"),
         ("raise: KeyError", "raise: {tuple: []}", "`with` is for new exceptions, such as `raise: ValueError`"),
     ],
 )  # fmt: skip
@@ -199,6 +271,22 @@ def test_a_mistake_is_reported_with_file_line_and_key(tmp_path, old, new, messag
         list(run_program(load_objects(path), (3, 12)))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"E": {"base": "KeyEror"}}, "classes.E.base: 'KeyEror' is no class of exceptions; did you mean 'KeyError'"),
+        ({"E": {"base": "F"}, "F": {"base": "KeyError"}}, "classes.E.base: 'F' is not before this class"),
+        ({"E": {"base": "KeyError", "slots": ["x"]}}, "classes.E.slots: is not supported in a class with `base`"),
+    ],
+)
+def test_a_class_that_cannot_derive_from_its_base_is_refused(tmp_path, classes, message):
+    path = tmp_path / "program.yaml"
+    path.write_text(json.dumps({"kind": "objects", "classes": classes, "main": [NOTHING]}))
+    with pytest.raises(WorkloadError) as caught:
+        load_objects(path)
+    assert message in str(caught.value)
 
 
 def test_a_try_needs_a_handler_or_finally(tmp_path):
@@ -232,9 +320,9 @@ def test_a_function_of_critical_length_is_refused_where_its_length_matters():
 # Random programs
 
 
-@given(st.integers(0, 10_000), st.sampled_from(RELEASES))
-def test_everything_that_exceptions_kept_is_gone_after_a_full_collection(seed, release):
-    document = raising_document(seed)
+@given(st.integers(0, 10_000), st.sampled_from(RELEASES), st.sampled_from([raising_document, calling_document]))
+def test_everything_that_exceptions_kept_is_gone_after_a_full_collection(seed, release, write):
+    document = write(seed)
     document["functions"]["body"] = {"do": document["main"]}
     document["main"] = [{"call": "body"}, {"collector": "unfreeze"}, {"collect": 2}]
     program = object_program(document)
@@ -262,11 +350,12 @@ with_interpreters = pytest.mark.skipif(
 @system
 @with_interpreters
 @pytest.mark.parametrize("version", INTERPRETERS)
-def test_random_programs_with_exceptions_request_the_memory_that_real_interpreters_request(version):
+@pytest.mark.parametrize("write", [raising_program, calling_program])
+def test_random_programs_with_exceptions_request_the_memory_that_real_interpreters_request(version, write):
     compared = 0
     for seed in range(20):
         try:
-            agreement = verify_objects(raising_program(seed), INTERPRETERS[version])
+            agreement = verify_objects(write(seed), INTERPRETERS[version])
         except WorkloadError as error:  # a function of critical length
             if "exact length" not in str(error):
                 raise

@@ -244,7 +244,8 @@ def system(test):
 def asked(version: str, program: Program, expression: str, folder: Path):
     """What an interpreter says about each function of a program's twin."""
     names = ", ".join([*program.functions, "main"])
-    script = f"from allocation_log import start, stop\nimport dis, json\n{write_twin(program)}\nstart()\nstop()\n"
+    script = "from allocation_log import start, stop\nfrom types import coroutine\nimport dis, json\n"
+    script += f"{write_twin(program)}\nstart()\nstop()\n"
     script += f"with open({str(folder / 'found')!r}, 'w') as file:\n"
     script += f"    json.dump([{expression} for f in ({names},)], file)\n"
     record_objects(INTERPRETERS[version], script)

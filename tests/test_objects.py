@@ -488,7 +488,6 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
 @pytest.mark.parametrize(
     ("statement", "feature"),
     [
-        ({"define": "f", "do": [{"return": 1}]}, "inner functions and methods"),
         ({"sleep": "1ms"}, "threads"),
         ({"bind": {"x": {"lock": []}}}, "threads"),
         ({"close": "x"}, "generators"),

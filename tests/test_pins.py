@@ -10,13 +10,14 @@ from statistics import median
 import numpy as np
 import pytest
 from conftest import recorded, run_python
-from histories import seeded
+from histories import counters, seeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import TopRule
 from replay.analysis.pin_report import find_pins
 from replay.analysis.pins import Grouping
+from replay.analysis.removal import matches_site, shortest_pattern
 from replay.analysis.retention import Heap, Retained
 from replay.config import default_preset, load_config
 from replay.simulation.addresses import run_addresses
@@ -25,6 +26,7 @@ from replay.simulation.run import run
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError
 from replay.trace import NO_SITE, TRIM_MARK, Domain, Events, MemoryTrace, Metadata, Op, Site
+from replay.trace.editing.merging import Part, merged
 from replay.trace.provenance import Provenance
 
 few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -44,6 +46,9 @@ class Script:
         self._blocks += 1
         self._rows.append((Op.MALLOC, domain, self._blocks, size, site))
         return self._blocks
+
+    def realloc(self, block: int, size: int, site: int, domain: Domain = Domain.OBJ) -> None:
+        self._rows.append((Op.REALLOC, domain, block, size, site))
 
     def free(self, *blocks: int) -> None:
         self._rows += [(Op.FREE, Domain.OBJ, block, 0, NO_SITE) for block in blocks]
@@ -179,7 +184,7 @@ def small_case(arena_groups: list[set[int]], heap: list[int]) -> Grouping:
         heaps=[Heap(page, end, TopRule(0, 0, page), np.arange(first, len(codes)), ends[: len(heap)])] if heap else [],
         pages=np.arange(0, end, page), page_bytes=page,
     )  # fmt: skip
-    return Grouping(retained, np.array(codes, np.int64), [*"abcdef"])
+    return Grouping(retained, np.array(codes, np.int64), [*"abcdefghijklmno"])
 
 
 def released_by_hand(arena_groups: list[set[int]], heap: list[int], gone: set[int]) -> int:
@@ -204,13 +209,56 @@ def test_of_few_groups_the_best_sets_are_found(arena_groups, heap):
         assert cover.released_bytes == 4096 * best
 
 
-def test_malloc_trim_releases_what_is_said():
-    script = pinned_heap()
-    before = find_pins(script.trace(), load_config("cpython-3.12"))
+def test_of_many_groups_two_that_pin_much_together_come_before_one_that_pins_little_alone():
+    arenas = [{0}, *({group, group + 1} for group in range(3, 15, 2)), {1, 2}]  # of 1, 2 to 64, and 128 pages
+    pins = small_case(arenas, []).pins()
+    assert not pins.is_exact
+    first = pins.cover[0]
+    assert (sorted(first.groups), first.released_bytes) == (["b", "c"], 128 * 4096)
+
+
+def freed_small_chunks() -> Script:
+    """A program without pymalloc that frees 120,000 small blocks before a live one. Their chunks are in fastbins."""
+    script = Script()
+    burst = [script.new(64, BURST) for _ in range(120_000)]
+    script.new(64, REMEMBER)
+    script.free(*burst)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "stack"),
+    [
+        (pinned_heap(), "cpython-3.12"),
+        (freed_small_chunks(), "cpython-3.12-malloc"),
+        (freed_small_chunks(), "cpython-3.12-malloc-glibc-2.43"),
+    ],
+)
+def test_malloc_trim_releases_what_is_said(script, stack):
+    before = find_pins(script.trace(), load_config(stack))
     script.mark(0)
-    after = find_pins(script.trace(TRIM_MARK), load_config("cpython-3.12"))
+    after = find_pins(script.trace(TRIM_MARK), load_config(stack))
     assert before.resident_bytes - after.resident_bytes == before.trimmable_bytes > 1 << 20
     assert after.trimmable_bytes == 0
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["cpython-3.12", "cpython-3.12-malloc", "cpython-2.7", "ideal", "bump"]))
+@few
+def test_to_ask_what_malloc_trim_would_release_does_not_change_the_run(seed, stack):
+    trace, config, found = seeded(seed, 900).trace(), load_config(stack), []
+    every_ns = max(1, trace.duration_ns // 7)
+
+    def sink(snapshot):
+        found.append((snapshot.rows, int(snapshot.counters["resident_bytes"]), snapshot.trimmable_bytes()))
+
+    asked = run(trace, config, snapshots=every_ns, sink=sink)
+    assert counters(asked.end) == counters(run(trace, config, snapshots=every_ns, sink=lambda snapshot: None).end)
+    for rows, resident_bytes, trimmable_bytes in found:
+        trimmed = next(trace.batches()).where(slice(rows))
+        mark = trimmed.where(np.array([-1]))
+        mark.op[:], mark.size[:] = Op.MARK, 0
+        after = run(MemoryTrace([trimmed, mark], Metadata(phases=(TRIM_MARK,))), config)
+        assert int(after.end.resident_bytes) == resident_bytes - trimmable_bytes
 
 
 def test_blocks_are_counted_by_phase_and_age_and_by_whether_they_are_ever_freed():
@@ -301,6 +349,50 @@ def test_the_text_names_the_site_and_suggests_the_proof(replay, traced):
     assert text.rstrip().endswith(f"next: replay pins {traced} -a cpython-3.12 --without app.py:20")
 
 
+def test_the_suggested_proof_names_all_sites_of_the_largest_set(replay, tmp_path):
+    path = tmp_path / "app.parquet"
+    write_trace(pinned_heap(REMEMBER, NAME).trace(), path)
+    _, text, _ = replay("pins", path, "-a", "cpython-3.12")
+    assert text.splitlines()[-1].endswith("-a cpython-3.12 --without app.py:20 --without app.py:30")
+    found = json.loads(
+        replay("pins", path, "-a", "cpython-3.12", "--json", "--without", "app.py:30", "--without", "remember")[1]
+    )
+    assert found["without"]["sites"] == ["remember (app.py:20)", "name (app.py:30)"]
+    assert found["without"]["released_bytes"] == found["cover"][-1]["released_bytes"] > 1 << 20
+    assert found["without"]["simulated_bytes"] == pytest.approx(found["without"]["released_bytes"], abs=4096)
+
+
+def test_a_line_number_stands_for_one_line():
+    names = ["f (a/x.py:1)", "g (b/x.py:1)", "h (b/x.py:10)", "k (b/x.py:1)"]
+    assert [name for name in names if matches_site("x.py:1", name)] == [names[0], names[1], names[3]]
+    assert [name for name in names if matches_site("x.py", name)] == names
+    shortest = ["a/x.py:1", "g (b/x.py:1)", "x.py:10", "k (b/x.py:1)"]
+    assert [shortest_pattern(name, names) for name in names] == shortest
+
+
+def test_a_trace_may_end_before_the_moment_without_the_blocks_of_a_site():
+    script = Script()
+    script.new(600, REMEMBER, Domain.RAW)
+    script.new(600, NAME, Domain.RAW)
+    report = find_pins(script.trace(), load_config("cpython-3.12"), at="peak", without="name")
+    assert report.without.resident_bytes == report.resident_bytes > 0
+
+
+def test_the_heading_has_the_settings(replay, traced):
+    changed = ["--set", "glibc.top_pad=0", "--env", "MALLOC_ARENA_MAX=1"]
+    _, text, _ = replay("pins", traced, "-a", "cpython-3.12", *changed)
+    settings = "glibc.top_pad=0, MALLOC_ARENA_MAX=1"
+    assert text.startswith(f"{traced} on cpython-3.12 with {settings}, at the end (400.00 µs)\n")
+
+
+@pytest.mark.parametrize("stack", ["bump", "ideal"])
+def test_a_stack_without_arenas_and_heaps_is_said_to_have_none(replay, traced, stack):
+    _, text, _ = replay("pins", traced, "-a", stack)
+    assert f"nothing: {stack} has no arena and no end of a heap that a live block keeps" in " ".join(text.split())
+    assert "Pinned by" not in text
+    assert text.rstrip().endswith(f"next: replay run {traced} -a {stack}")
+
+
 def test_without_call_sites_the_answer_is_by_size_class_and_says_how_to_get_them(replay, tmp_path):
     path = tmp_path / "bare.parquet"
     trace = pinned_heap().trace(sites=())
@@ -319,6 +411,10 @@ def test_without_call_sites_the_answer_is_by_size_class_and_says_how_to_get_them
         (["--at", "idel"], "--at idel: is neither a time such as 1.5s nor a phase"),
         (["--at", "900s"], "the trace ends"),
         (["--without", "nowhere.py"], "--without 'nowhere.py': no call site has this in its name"),
+        (
+            ["--without", "app.py:20", "--without", "app.py:2"],
+            "--without 'app.py:2': no call site has this in its name",
+        ),
     ],
 )
 def test_wrong_input_is_refused_in_one_sentence(refused, traced, arguments, message):
@@ -330,6 +426,18 @@ def test_an_empty_trace_has_no_pins(replay, tmp_path):
     write_trace(MemoryTrace([], Metadata()), path)
     found = json.loads(replay("pins", path, "-a", "cpython-3.12", "--json")[1])
     assert (found["resident_bytes"], found["by_size_class"], found["ages"]) == (found["retained_bytes"], [], [])
+    _, text, _ = replay("pins", path, "-a", "cpython-3.12")
+    assert "nothing: no block is live at this moment" in text
+    assert "Live blocks by age" not in text
+
+
+def test_several_processes_are_refused_with_the_command_that_selects_one(refused, tmp_path):
+    path = tmp_path / "app.parquet"
+    trace = pinned_heap().trace()
+    write_trace(merged([Part(trace, "a"), Part(trace, "b")], "", as_processes=True), path)
+    message = refused("pins", path, "-a", "cpython-3.12")
+    assert f"{path}: has a table of processes ('a' and others)" in message
+    assert "replay trace filter --process NAME" in message
 
 
 def test_blocks_of_a_snapshot_need_the_option():

@@ -22,6 +22,7 @@ pytest_plugins = ["pytester"]
 if reason := taps.obstacle(clean=True):
     pytest.skip(reason, allow_module_level=True)
 
+needs_sites = pytest.mark.skipif(not WITH_SITES, reason="call sites cannot be recorded")
 KERNELS = str(cache_root())
 HEAVY = ("numpy", "numba", "polars", "pyarrow", "pydantic", "yaml", "simpy", "typer")
 
@@ -219,6 +220,8 @@ MISTAKES = {
     "set={'pymalloc.alignment': 3}": "*alignment: 3 is not a power of two of at least 8",
     "set='pymalloc.alignment=8'": "set: write a dictionary, like {'pymalloc.arena_size': '256 KiB'}",
     "env={'MALLOC_ARENA_MAXX': 3}": "*MALLOC_ARENA_MAX*",
+    "max_pinned='1 MiB'": "max_pinned: write a dictionary, like {'orders.py': '256 KiB'}",
+    "max_pinned={'orders.py': 'much'}": "max_pinned: 'much' of 'orders.py' is not a size; write it like '256 KiB'",
     "max_blowup=object()": "arguments must be strings, numbers, lists or dictionaries",
     "3": "write arguments with their names, like max_blowup=1.4",
 }
@@ -807,6 +810,67 @@ def test_mistakes_in_a_block_are_sentences(allocations):
     with allocations() as seen:
         pass
     assert seen.leaked_blocks == 0
+
+
+@needs_sites
+def test_a_block_knows_what_its_call_sites_pin(allocations):
+    kept = []
+
+    def remember(number):
+        kept.append(f"{number} was seen")
+
+    with allocations(allocator="cpython-3.12") as seen:
+        burst = []
+        for number in range(120_000):
+            burst.append([number])
+            if number % 2_000 == 0:
+                remember(number)
+        del burst
+    assert seen.pinned_bytes("remember") > 2 << 20
+    assert seen.pinned_bytes("remember") <= seen.resident_peak
+    with pytest.raises(ReplayError, match="'forget': no call site has this in its name"):
+        seen.pinned_bytes("forget")
+    with allocations(), pytest.raises(ReplayError, match="call it after all recorded blocks"):
+        seen.pinned_bytes("remember")
+
+
+@needs_sites
+def test_a_test_fails_if_a_call_site_pins_more_than_it_may(project):
+    project.makepyfile(
+        test_it="""
+        import pytest
+
+        KEPT = []
+
+        def remember(number):
+            KEPT.append(f"{number} was seen")
+
+        def load(keeps):
+            burst = []
+            for number in range(120_000):
+                burst.append([number])
+                if number % 2_000 == 0 and keeps:
+                    remember(number)
+
+        @pytest.mark.replay(max_pinned={"remember": "1 MiB"}, allocator="cpython-3.12")
+        def test_pins():
+            load(True)
+
+        @pytest.mark.replay(max_pinned={"load": "64 KiB"}, allocator="cpython-3.12")
+        def test_keeps_nothing():
+            load(False)
+
+        @pytest.mark.replay(max_pinned={"remembr": "1 MiB"}, allocator="cpython-3.12")
+        def test_names_no_site():
+            load(False)
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*remember (*test_it.py:6) pins * MiB, and at most 1.00 MiB is allowed",
+         "replay: test_it.py::test_names_no_site: 'remembr': no call site has this in its name"]
+    )  # fmt: skip
 
 
 @pytest.mark.asyncio

@@ -101,6 +101,18 @@ retained          9.08 KiB    2 %    7.90 KiB   99 %   resident, but not live
   not resident  -252.0 KiB         -252.0 KiB          of these, not in memory
 resident         400.0 KiB           8.00 KiB          in memory; peak 2.50 ms
 
+ 400 KiB▔                                      ▇▇▇▇▇▇▇▇▇
+                                               █████████
+ 300 KiB▔                                      █████████
+                                               █████████
+ 200 KiB▔                                      █████████
+                                               █████████
+ 100 KiB▔                                      █████████                resident
+         ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█████████▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ live
+       0▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔▔
+    time ╵0             ╵1 ms           ╵2 ms          ╵3 ms          ╵4 ms
+  phases ╵work                                                        ╵work
+
 mean over time  57.0 KiB resident, 49.1 KiB live
 fragmentation   internal 0.4 % at peak, 10.7 % at end (of allocated bytes)
                 external 39.8 % at peak, 100.0 % at end (of mapped bytes)

@@ -168,7 +168,8 @@ def test_ranges_of_the_command_line_are_those_of_a_file(replay, source, tmp_path
 def test_the_bundled_sweeps_are_listed_and_can_be_run(replay):
     code, out, _ = replay("sweep", "--list", "--json")
     assert code == 0
-    assert [each["name"] for each in json.loads(out)] == ["every-cpython", "glibc-settings", "pymalloc-geometry"]
+    names = ["every-cpython", "glibc-settings", "pymalloc-geometry", "rss-does-not-go-down"]
+    assert [each["name"] for each in json.loads(out)] == names
     assert all(each["description"].endswith(".") for each in json.loads(out))
     assert all(name in replay("sweep", "--list")[1] for name in sweep_names())
     counts = [len(configurations(Resolver(load_plan(name)))) for name in sweep_names()]

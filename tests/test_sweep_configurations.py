@@ -6,6 +6,7 @@ from replay.config import default_preset
 from replay.support.errors import ConfigError
 from replay.sweeps.configurations import Configuration, Resolver, Skipped, configurations
 from replay.sweeps.plan import make_plan
+from replay.trace import Metadata, Provenance, Runtime
 
 
 def tried(strict=False, **plan):
@@ -146,3 +147,43 @@ def test_stacks_that_give_the_same_results_are_the_same_to_the_journal_whatever_
         fixed={"allocator": "cpython-3.12"},
     )
     assert preset.key == mine.key != other.key
+
+
+def test_an_interval_of_malloc_trim_is_a_parameter():
+    found = tried(fixed={"allocator": "cpython-3.12"}, vary={"trim_every": ["default", "10 s", "2ms"]})
+    assert [each.trim_every_ns for each in found] == [None, 10_000_000_000, 2_000_000]
+    assert [each.is_default for each in found] == [True, False, False]
+    assert len({each.key for each in found}) == 3
+    found = tried(fixed={"allocator": "cpython-3.12"}, vary={"trim_every": ["default", "1 s"]}, trim_every="1 s")
+    assert [each.trim_every_ns for each in found] == [1_000_000_000] * 2
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ({"trim_every": ["1 s", "10"]}, "trim_every: 10: missing unit"),
+        ({"trim_every": ["0"]}, "trim_every: must be longer than 0"),
+        ({"trim_every": {"from": 1, "to": 5}}, "trim_every: write a list of times"),
+        ({"trim_evry": ["1 s"]}, "did you mean 'trim_every'?"),
+    ],
+)
+def test_a_wrong_interval_is_refused(vary, message):
+    with pytest.raises(ConfigError) as error:
+        tried(vary=vary)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "preset"),
+    [
+        (Runtime(), "cpython-3.12-malloc"),
+        (Runtime(allocator="malloc"), "cpython-3.12-malloc"),
+        (Runtime(libc="glibc 2.41"), "cpython-3.12-malloc-glibc-2.41"),
+    ],
+)
+def test_the_default_without_pymalloc_is_that_of_the_recording(runtime, preset):
+    recording = Metadata(Provenance(interpreter="cpython 3.12.1"), runtime=runtime)
+    resolver = Resolver(make_plan({"vary": {"allocator": ["default", "default-malloc"]}}), [recording])
+    default, without = configurations(resolver)
+    assert default.is_default
+    assert (without.stack.name, without.stack.small_model) == (preset, None)

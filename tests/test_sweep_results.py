@@ -18,7 +18,9 @@ from replay.sources.parquet import write_trace
 from replay.support.errors import OutputError, ReplayError, TraceError
 from replay.support.version import identity
 from replay.sweeps import sweep as sweeps
+from replay.sweeps.analysis import ranking
 from replay.sweeps.journal import OUTCOMES, Journal
+from replay.sweeps.plan import load_plan
 from replay.sweeps.results import NOT_COMPARED, read_results
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import decode, find_inputs
@@ -405,3 +407,50 @@ def test_ctrl_c_ends_at_once_and_prints_how_to_continue(tmp_path):
     message = f"interrupted; finished runs are saved in {out}; add --resume to the same command to continue"
     assert printed.splitlines()[-1] == message
     assert 0 < read_results(out).done.height < 2001
+
+
+BUSY_THEN_IDLE = {
+    "duration": "6 s",
+    "streams": {
+        "requests": {
+            "arrivals": {"kind": "poisson", "rate": "20000/s"}, "stop": "3 s",
+            "size": {"kind": "choice", "weights": {"64": 4, "200": 3, "460": 1}},
+            "lifetime": {"kind": "exponential", "mean": "300 ms"},
+        },
+        "sessions": {
+            "arrivals": {"kind": "poisson", "rate": "20/s"}, "stop": "3 s", "size": 128, "lifetime": "forever",
+        },
+        "heartbeats": {
+            "arrivals": {"kind": "fixed", "rate": "10/s"}, "start": "3 s", "size": 100, "lifetime": "1 ms",
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def service(tmp_path):
+    path = tmp_path / "service.yaml"
+    path.write_text(json.dumps(BUSY_THEN_IDLE))
+    return str(path)
+
+
+def test_trimming_without_pymalloc_is_best_for_memory_that_stays_after_a_busy_phase(service):
+    plan = load_plan("rss-does-not-go-down").model_dump(by_alias=True, exclude_unset=True)
+    plan["vary"]["allocator"] = ["cpython-3.12", "cpython-3.12-malloc"]
+    results = replay.sweep({**plan, "sources": [service]})
+    assert results.objectives == ("resident_bytes_mean", "resident_bytes_end")
+    for metric in results.objectives:
+        best = ranking(results, metric).row(0, named=True)
+        assert (best["allocator"], best["trim_every"]) == ("cpython-3.12-malloc", "1 s")
+    default = results.done.filter(pl.col("default")).row(0, named=True)
+    best = results.done.sort("resident_bytes_end").row(0, named=True)
+    assert best["resident_bytes_end"] < default["resident_bytes_end"] / 3
+
+
+def test_an_interval_as_a_parameter_trims_like_the_one_of_the_plan(service):
+    vary = {"allocator": ["cpython-3.12-malloc"]}
+    parameter = replay.sweep({"sources": [service], "vary": {**vary, "trim_every": ["default", "500 ms"]}})
+    plan = replay.sweep({"sources": [service], "vary": vary, "trim_every": "500 ms"})
+    assert parameter.frame["trim_every"].to_list() == [None, "500 ms"]
+    calls = [frame["syscalls.madvise"].to_list() for frame in (parameter.frame, plan.frame)]
+    assert calls[0][1] == calls[1][0] > calls[0][0] == 0

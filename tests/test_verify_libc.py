@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 
 from replay.allocators.glibc import RULES
 from replay.support.errors import ConfigError, TraceError
-from replay.trace import TRIM_MARK, Domain, Op
-from replay.verification.libc_compare import LibcAgreement, verify_libc
+from replay.trace import TRIM_MARK, Domain, MemoryTrace, Op
+from replay.verification.libc_compare import (
+    LibcAgreement,
+    _as_one_batch,
+    _config_after,
+    _overrides,
+    _run_model,
+    _thread_allocations,
+    verify_libc,
+)
 from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs
 from replay.verification.libc_shapes import SHAPES, build_shape
 
@@ -281,3 +289,58 @@ def test_the_main_thread_is_that_of_the_first_block_though_another_trims_before(
     agreement = verify_libc(history.trace(TRIM_MARK), oracle)
     assert agreement.exact, agreement.difference
     assert agreement.addresses_compared == 8
+
+
+def released_by_trim(trace: MemoryTrace, oracle: LibcOracle, assignments: Collection[str] = ()) -> tuple[int, int]:
+    """Returns the resident bytes that malloc_trim(0) releases after a trace: in a real process, and as the model says
+    before it does so. The trims that follow the trace make a tenth of all rows, so resident bytes are read before."""
+    events, mark = _as_one_batch(trace), History()
+    assert events.rows % 9 == 0
+    for _ in range(events.rows // 9):
+        mark.mark()
+    environment = dict(assignment.split("=", 1) for assignment in assignments)
+    whole = MemoryTrace([events, mark.events()], trace.metadata)
+    real = run_libc(whole, oracle, mode="resident", environment=environment)
+    before = _thread_allocations(events, real.thread_bytes)
+    config = _config_after(events, before, real, _overrides(oracle, [*assignments]))
+    predicted = _run_model(events, config, before, real)[3].trimmable_bytes()
+    return int(real.resident[-2] - real.resident[-1]), predicted
+
+
+def freed_small_chunks(threads: int) -> MemoryTrace:
+    """Each thread frees 8,999 small blocks, before a live one that keeps the end of its heap."""
+    history, pins = History(), []
+    for thread in range(threads):
+        history.by(thread)
+        blocks = history.mallocs(8_999, 64, Domain.LIBC)
+        pins.append(history.malloc(2_000, Domain.LIBC))
+        history.free(*blocks)
+    history.by(0)
+    for _ in range(-len(history.rows) % 9):
+        history.malloc(64, Domain.LIBC)
+    return history.trace(TRIM_MARK)
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        [],
+        ["MALLOC_ARENA_MAX=1"],
+        ["GLIBC_TUNABLES=glibc.malloc.mxfast=0"],
+        ["GLIBC_TUNABLES=glibc.malloc.tcache_count=3000"],
+    ],
+    ids=",".join,
+)
+@each_oracle
+def test_what_malloc_trim_would_release_includes_fastbins_but_no_tcache(
+    oracle: LibcOracle, assignments: list[str]
+) -> None:
+    real, predicted = released_by_trim(freed_small_chunks(3), oracle, assignments)
+    assert predicted == real > 600_000
+
+
+@each_shape
+@each_oracle
+def test_what_malloc_trim_would_release_is_what_it_releases(oracle: LibcOracle, shape: str) -> None:
+    real, predicted = released_by_trim(shape_of(shape, 18_000), oracle)
+    assert predicted == real

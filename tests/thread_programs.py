@@ -5,6 +5,7 @@ At any moment at most one thread waits for the GIL: threads take turns, by locks
 
 from typing import Any
 
+from exception_programs import RaisingAuthor
 from object_programs import Names, RandomAuthor, object_program
 
 from replay.objects import ObjectProgram
@@ -13,6 +14,16 @@ from replay.objects import ObjectProgram
 def random_thread_program(seed: int) -> ObjectProgram:
     """Returns the random program with threads of a seed."""
     return object_program(ThreadAuthor(seed).document())
+
+
+def raising_thread_program(seed: int) -> ObjectProgram:
+    """Returns the random program of a seed whose threads raise exceptions, too."""
+    return object_program(raising_thread_document(seed))
+
+
+def raising_thread_document(seed: int) -> dict[str, Any]:
+    """Returns the document of a random program whose threads raise exceptions, too."""
+    return _RaisingThreadAuthor(seed).document()
 
 
 def _remove_returns(body: list[Any]) -> None:
@@ -104,3 +115,11 @@ class ThreadAuthor(RandomAuthor):
         statements: list[Any] = [{"bind": {name: {"queue": []}}}, {"repeat": puts, "as": index, "do": [put]}]
         names[name] = "any"
         return [*statements, {"repeat": takes, "as": index, "do": [{"bind": {got: {"take": name}}}]}]
+
+
+class _RaisingThreadAuthor(ThreadAuthor, RaisingAuthor):
+    """Writes threads that raise exceptions, in `try` only. No thread ends early."""
+
+    def _main(self) -> list[Any]:
+        self._returns = False
+        return super()._main()

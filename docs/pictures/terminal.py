@@ -12,7 +12,7 @@ from pages import ROOT, blocks
 PICTURE = Path(__file__).with_name("run.svg")
 BACKGROUND, TEXT, PROMPT = "#0d1117", "#e6edf3", "#7ee787"
 FONTS = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace'
-CHARACTER, LINE, MARGIN = 8.4, 19, 16  # pixels; a character's width is that of common fixed fonts at 14 px
+CHARACTER, LINE, MARGIN = 8.4, 16.3, 16  # pixels, of common fixed fonts at 14 px: bars of neighbouring lines touch
 
 
 def shown_lines() -> list[str]:
@@ -25,7 +25,7 @@ def picture() -> str:
     """The SVG. `textLength` keeps columns aligned in whatever fixed font the reader has."""
     lines = shown_lines()
     width = round(max(map(len, lines)) * CHARACTER + 2 * MARGIN)
-    height = len(lines) * LINE + 2 * MARGIN
+    height = round(len(lines) * LINE + 2 * MARGIN)
     drawn = "\n".join(_line(text, MARGIN + (row + 0.75) * LINE) for row, text in enumerate(lines) if text)
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">

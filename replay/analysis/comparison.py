@@ -1,12 +1,13 @@
 """Compares runs of several traces or stacks, and attributes the differences to what differs between them.
 
-What differs are *factors*: the trace, which models there are, and each section or setting of a model. A run exists for
-every combination of factors of both sides. The effect of one factor is its mean over all orders in which the factors
-can be exchanged one after the other (the Shapley value), so the effects of all factors add up to the difference.
+What differs are *factors*: the trace, settings of the garbage collector, which models there are, and each section or
+setting of a model. A run exists for every combination of factors of both sides. The effect of one factor is its mean
+over all orders in which the factors can be exchanged one after the other (the Shapley value), so the effects of all
+factors add up to the difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
 from math import factorial
@@ -16,10 +17,12 @@ from pydantic import ValidationError
 
 from replay.allocators import model_names
 from replay.analysis.metrics import Summary, summarize
+from replay.config.collector import with_collector
 from replay.config.stack import StackConfig, stack_type
 from replay.simulation.result import RunResult
 from replay.simulation.run import run
 from replay.trace import Trace
+from replay.trace.editing.collecting import CollectorSettings
 
 ATTRIBUTED = ("resident_bytes_peak", "resident_bytes_mean", "resident_bytes_end")
 METRICS = (
@@ -28,6 +31,8 @@ METRICS = (
 )  # fmt: skip
 REQUESTS = "requests of the program"
 MODELS = "models"
+COLLECTOR = "gc"
+_DOMAINS = "domains"
 SETTINGS_MAX = 4
 """With more factors, the settings of a section are one factor."""
 Setting = tuple[str, str]
@@ -35,7 +40,7 @@ Setting = tuple[str, str]
 
 
 class Case(NamedTuple):
-    """A trace and a stack."""
+    """A trace, a stack, and settings of the garbage collector."""
 
     label: str
     source: str
@@ -43,6 +48,7 @@ class Case(NamedTuple):
     stack: StackConfig
     options: tuple[str, ...] = ()
     """Its settings on a command line, besides those of all cases."""
+    collector: CollectorSettings = CollectorSettings()
 
 
 class Factor(NamedTuple):
@@ -99,23 +105,25 @@ def compare(
 ) -> Comparison:
     """Simulates all cases, and attributes the differences from the first. `progress` gets the number of runs so far."""
     runs = 0
+    collected: dict[tuple[int, CollectorSettings], Trace] = {}
 
-    def summary_of(trace: Trace, stack: StackConfig) -> tuple[Summary, RunResult]:
+    def summary_of(case: Case) -> tuple[Summary, RunResult]:
         nonlocal runs
-        result = run(trace, stack)
+        key = id(case.trace), case.collector
+        if key not in collected:
+            collected[key] = with_collector(case.trace, case.collector)
+        result = run(collected[key], case.stack)
         runs += 1
         if progress:
             progress(runs)
         return summarize(result), result
 
-    results = [
-        CaseResult(case.label, case.source, case.stack.name, *summary_of(case.trace, case.stack)) for case in cases
-    ]
+    results = [CaseResult(case.label, case.source, case.stack.name, *summary_of(case)) for case in cases]
     attributions = []
     for case, found in zip(cases[1:], results[1:], strict=True):
         if attribute:
             known = {frozenset[Factor](): results[0].summary}
-            attributions.append(_attribution(cases[0], case, known, found.summary, lambda *pair: summary_of(*pair)[0]))
+            attributions.append(_attribution(cases[0], case, known, found.summary, lambda case: summary_of(case)[0]))
     return Comparison(results, attributions)
 
 
@@ -124,7 +132,7 @@ def _attribution(
     other: Case,
     known: dict[frozenset[Factor], Summary],
     last: Summary,
-    simulate: Callable[[Trace, StackConfig], Summary],
+    simulate: Callable[[Case], Summary],
 ) -> Attribution:
     """Returns the effects of all factors. `known` has the first case's summary, and gets those of all combinations."""
     factors = _factors(first, other)
@@ -132,9 +140,7 @@ def _attribution(
     before = len(known)
     for size in range(1, len(factors)):
         for exchanged in combinations(factors, size):
-            stack = _mixed(first.stack, other.stack, exchanged)
-            trace = other.trace if any(factor.name == REQUESTS for factor in exchanged) else first.trace
-            known[frozenset(exchanged)] = simulate(trace, stack)
+            known[frozenset(exchanged)] = simulate(_mixed(first, other, exchanged))
     effects = {
         metric: _shapley(factors, {key: getattr(each, metric) for key, each in known.items()}) for metric in ATTRIBUTED
     }
@@ -167,32 +173,36 @@ def _shapley(factors: Sequence[Factor], values: dict[frozenset[Factor], int]) ->
 def _factors(first: Case, other: Case) -> list[Factor]:
     """Returns what differs between two cases: single settings, or sections if settings are many or not independent."""
     requests = [Factor(REQUESTS, first.source, other.source, frozenset())] if first.trace is not other.trace else []
-    mine, theirs = _settings(first.stack), _settings(other.stack)
+    mine, theirs = _settings(first), _settings(other)
     different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-    shared = {*first.stack.models, "linux"} & {*other.stack.models, "linux"}
+    shared = {*first.stack.models, "linux", COLLECTOR} & {*other.stack.models, "linux", COLLECTOR}
+    if {*first.stack.models} == {*other.stack.models}:
+        shared.add(_DOMAINS)
     of_models = [key for key in different if key[0] not in shared]
     factors = requests
     if of_models:
         before, after = (" on ".join(reversed(case.stack.models)) for case in (first, other))
         factors = [*factors, Factor(MODELS, before, after, frozenset(of_models))]
     single = [
-        Factor(".".join(key), _as_text(mine[key]), _as_text(theirs[key]), frozenset([key]))
+        Factor(".".join(filter(None, key)), *_as_texts(mine[key], theirs[key]), frozenset([key]))
         for key in different
         if key[0] in shared
     ]
-    if len(factors) + len(single) <= SETTINGS_MAX and _can_be_exchanged(first.stack, other.stack, single):
+    if len(factors) + len(single) <= SETTINGS_MAX and _can_be_exchanged(first, other, single):
         return [*factors, *single]
     sections = sorted({key[0] for key in different if key[0] in shared})
     grouped = [
         Factor(f"settings of {name}", "", "", frozenset(key for key in different if key[0] == name))
         for name in sections
     ]
-    if _can_be_exchanged(first.stack, other.stack, [*factors[len(requests) :], *grouped]):
+    if _can_be_exchanged(first, other, [*factors[len(requests) :], *grouped]):
         return [*factors, *grouped]
-    return [*requests, Factor("stack", first.stack.name, other.stack.name, frozenset(different))]
+    collector = [factor for factor in grouped if COLLECTOR in (key[0] for key in factor.settings)]
+    of_stack = frozenset(key for key in different if key[0] != COLLECTOR)
+    return [*requests, *collector, Factor("stack", first.stack.name, other.stack.name, of_stack)]
 
 
-def _can_be_exchanged(first: StackConfig, other: StackConfig, factors: Sequence[Factor]) -> bool:
+def _can_be_exchanged(first: Case, other: Case, factors: Sequence[Factor]) -> bool:
     """Whether the stack of each combination is valid."""
     for size in range(1, len(factors) + 1):
         for exchanged in combinations(factors, size):
@@ -203,33 +213,47 @@ def _can_be_exchanged(first: StackConfig, other: StackConfig, factors: Sequence[
     return True
 
 
-def _mixed(first: StackConfig, other: StackConfig, exchanged: Sequence[Factor]) -> StackConfig:
-    """Returns the first stack with the settings of the exchanged factors taken from the other one."""
+def _mixed(first: Case, other: Case, exchanged: Sequence[Factor]) -> Case:
+    """Returns the first case with the exchanged factors taken from the other one."""
     settings, theirs = _settings(first), _settings(other)
     for factor in exchanged:
         for key in factor.settings:
             if key in theirs:
                 settings[key] = theirs[key]
-    data: dict[str, Any] = {"name": first.name}
+    data: dict[str, Any] = {"name": first.stack.name}
     for (section, name), value in settings.items():
-        if section == "domains":
+        if section == _DOMAINS:
             data[section] = value
         else:
             data.setdefault(section, {})[name] = value
-    return stack_type(*(name for name in data if name in model_names())).model_validate(data)
+    collector = replace(first.collector, **data.pop(COLLECTOR))
+    stack = stack_type(*(name for name in data if name in model_names())).model_validate(data)
+    trace = other.trace if any(factor.name == REQUESTS for factor in exchanged) else first.trace
+    return first._replace(trace=trace, stack=stack, collector=collector)
 
 
-def _settings(stack: StackConfig) -> dict[Setting, Any]:
-    """Returns the settings of a stack that results depend on."""
-    return dict(_each_setting(stack))
+def _settings(case: Case) -> dict[Setting, Any]:
+    """Returns the settings that results depend on."""
+    return dict(_each_setting(case))
 
 
-def _each_setting(stack: StackConfig) -> Iterator[tuple[Setting, Any]]:
-    yield ("domains", ""), stack.domains.model_dump()
-    for name in ("linux", *stack.models):
-        for key, value in getattr(stack, name).model_dump().items():
+def _each_setting(case: Case) -> Iterator[tuple[Setting, Any]]:
+    domains = case.stack.domains
+    yield (_DOMAINS, ""), dict(zip(type(domains).model_fields, domains.by_number(), strict=True))
+    for name in ("linux", *case.stack.models):
+        for key, value in getattr(case.stack, name).model_dump().items():
             yield (name, key), value
+    for key, value in vars(case.collector).items():
+        yield (COLLECTOR, key), value
+
+
+def _as_texts(before: Any, after: Any) -> tuple[str, str]:
+    """Returns two values as text; of mappings, only what differs."""
+    if isinstance(before, dict):
+        keys = [key for key in before if before[key] != after[key]]
+        before, after = (", ".join(f"{key} {value[key]}" for key in keys) for value in (before, after))
+    return _as_text(before), _as_text(after)
 
 
 def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,7 +12,7 @@ bytes of groups do not add up; `Pins.cover` names sets.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, takewhile
 from typing import NamedTuple
 
@@ -27,6 +27,11 @@ EXACT_GROUPS = 12
 _LIKELY = 48
 """Number of groups that a step of a greedy cover tries."""
 _NAMES = {CACHED: "freed blocks in a cache of libc", OF_ALLOCATOR: "tables of the allocators"}
+
+
+def is_no_call_site(name: str) -> bool:
+    """Returns whether the name of a group stands for blocks of the allocators, not of the program."""
+    return name in _NAMES.values()
 
 
 class Group(NamedTuple):
@@ -192,8 +197,14 @@ class Grouping:
         return _growing(found)
 
     def _greedy_covers(self) -> list[Cover]:
-        """Returns sets, each with one group more: the one that releases most, or that has the largest share of
-        what is not released yet."""
+        """Returns sets, each with one group more, by the better of two rules: the group that releases most now, or the
+        one with the largest share of what is not released yet."""
+        by_release = self._grown(lambda chosen, code, share: (self.released_bytes([*chosen, code]), share))
+        by_share = self._grown(lambda chosen, code, share: (share, self.released_bytes([*chosen, code])))
+        return _growing(max(by_release, by_share, key=lambda covers: sum(cover.released_bytes for cover in covers)))
+
+    def _grown(self, rank: Callable[[list[int], int, float], tuple[float, float]]) -> list[Cover]:
+        """Returns sets, each with one group more: the one that ranks highest."""
         chosen: list[int] = []
         found: list[Cover] = []
         for _ in range(BUDGET):
@@ -201,9 +212,9 @@ class Grouping:
             if not candidates:
                 break
             likely = sorted(candidates, key=lambda code: (-candidates[code], code))[:_LIKELY]
-            chosen.append(max(likely, key=lambda code: (self.released_bytes([*chosen, code]), candidates[code])))
+            chosen.append(max(likely, key=lambda code: rank(chosen, code, candidates[code])))
             found.append(self._cover(chosen))
-        return _growing(found)
+        return found
 
     def _shares(self, chosen: list[int]) -> dict[int, float]:
         """Returns for each group its share of the memory that the chosen ones do not release: equal parts of each

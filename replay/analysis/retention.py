@@ -11,10 +11,6 @@ OF_ALLOCATOR = -1
 """In place of a block, for chunks that are no block of the trace: tables of the allocators."""
 CACHED = -2
 """The same for chunks that the program freed, and that a cache of libc keeps."""
-_BIN_HEADER_BYTES = 48
-"""What malloc_trim leaves at the start of a free chunk: a `struct malloc_chunk`."""
-_TOP_BYTES = 33
-"""What it leaves of the top chunk: the smallest chunk and a byte."""
 
 
 class Heap(NamedTuple):
@@ -35,8 +31,7 @@ class Retained(NamedTuple):
     """The next row of the trace."""
     resident_bytes: int
     trimmable_bytes: int
-    """What malloc_trim(0) would release now at least: whole free pages between chunks, and at the end of the heap. It
-    also merges the chunks of fastbins."""
+    """What malloc_trim(0) would release now."""
     blocks: np.ndarray
     """Of type LIVE_BLOCK."""
     arenas: np.ndarray
@@ -72,7 +67,7 @@ class Retained(NamedTuple):
             at_ns=snapshot.time_ns,
             row=snapshot.rows,
             resident_bytes=int(snapshot.counters["resident_bytes"]),
-            trimmable_bytes=_trimmable_bytes(spans, pages, snapshot.page_bytes),
+            trimmable_bytes=snapshot.trimmable_bytes(),
             blocks=blocks,
             arenas=np.array(arenas, np.int64),
             kept_arenas=kept_arenas,
@@ -118,15 +113,3 @@ def _places(addresses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.n
         return np.full(len(addresses), -1)
     found = np.searchsorted(starts, addresses, side="right") - 1
     return np.where((found >= 0) & (addresses < ends[found]), found, -1)
-
-
-def _trimmable_bytes(spans: np.ndarray, pages: np.ndarray, page_bytes: int) -> int:
-    """Returns the resident bytes that malloc_trim(0) would release: whole pages behind the headers of free chunks."""
-    free = spans[spans["kind"] == SpanKind.FREE_CHUNK]
-    top = spans[spans["kind"] == SpanKind.TOP_CHUNK]
-    starts = (
-        np.concatenate([free["address"] + _BIN_HEADER_BYTES, top["address"] + _TOP_BYTES]) + page_bytes - 1
-        & -page_bytes
-    )
-    ends = np.concatenate([free["address"] + free["bytes"], top["address"] + top["bytes"]]) & -page_bytes
-    return int(linux.resident_bytes(pages, page_bytes, starts, np.maximum(starts, ends)).sum())

@@ -14,6 +14,7 @@ _RARER = "objects became garbage at an age that fits their type, after the last 
 _MORE_FREQUENT = (
     "collections are more frequent than recorded, so most moments at which objects became garbage are unknown"
 )
+_DISABLED = "what recorded collections freed stays live until the program calls gc.collect"
 _SAME = "the program and its finalizers do the same otherwise"
 
 
@@ -63,9 +64,10 @@ def estimate(
     peaks = [resident_bytes_peak, *bounds]
     settings, collector = trace.settings, trace.settings.over(trace.collector)
     more_frequent = settings.is_more_frequent(trace.collector)
+    assumed = _MORE_FREQUENT if more_frequent else _RARER if collector.is_automatic else _DISABLED
     return CollectorWhatIf(
         label="estimate",
-        assumption=f"{_MORE_FREQUENT if more_frequent else _RARER}; {_SAME}",
+        assumption=f"{assumed}; {_SAME}",
         thresholds=collector.thresholds,
         enabled=collector.enabled,
         freeze_at=settings.freeze_at,

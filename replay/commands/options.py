@@ -44,6 +44,9 @@ Env = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the workload. Default: the workload's own.")]
+Sample = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
+]
 TrimEvery = Annotated[
     str | None, typer.Option(metavar="TIME", help="Interval between calls of malloc_trim(0), e.g. 60s. Default: none.")
 ]

@@ -9,10 +9,10 @@ import typer
 
 from replay.commands import options
 from replay.commands.compilation import report_compilation
+from replay.commands.moments import At, parse_moment
 from replay.commands.notes import print_notes
-from replay.commands.run_plan import RunPlan
-from replay.support.errors import ReplayError
-from replay.support.names import nearest, printable, say
+from replay.commands.run_plan import RunPlan, source_in_errors
+from replay.support.names import printable, say
 
 if TYPE_CHECKING:
     from replay.analysis.pin_report import PinReport
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 def pins(
     source: options.Source,
     allocator: options.Allocator = None,
-    at: Annotated[
-        str, typer.Option(metavar="MOMENT", help="end, peak, a time such as 1.5s, or the name of a phase: its start.")
-    ] = "end",
+    at: At = "end",
     without: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="SITE",
-            help="Simulate again without the blocks of call sites with this in their function or file:line.",
+            help="Simulate again without the blocks of call sites with this in function or file:line. Repeatable.",
         ),
     ] = None,
     overrides: options.Fixed = None,
@@ -45,9 +43,9 @@ def pins(
 
     plan = RunPlan.of(source, allocator, overrides, env, seed=seed, sample=None, trim_every=None)
     print_notes(plan.notes(may_differ=allocator is None))
-    moment = _parse_moment(at, plan.trace.metadata.phases)
-    with report_compilation():
-        report = find_pins(plan.trace, plan.stack, at=moment, without=without)
+    moment = parse_moment(at, plan.trace.metadata.phases)
+    with report_compilation(), source_in_errors(source):
+        report = find_pins(plan.trace, plan.stack, at=moment, without=without or ())
     if as_json:
         from replay.reports.pins import pins_json
 
@@ -59,39 +57,34 @@ def pins(
     _print_next(plan, report, at)
 
 
-def _parse_moment(text: str, phases: tuple[str, ...]) -> str | int:
-    """Returns a moment as a label of snapshots, or in nanoseconds since the first event."""
-    from replay.support.units import parse_time_with_unit
-
-    known = ["end", "peak", *phases]
-    if text in known:
-        return text
-    try:
-        return parse_time_with_unit(text)
-    except ValueError:
-        raise ReplayError(f"--at {text}: is neither a time such as 1.5s nor a phase; {nearest(text, known)}") from None
-
-
 def _print_text(plan: RunPlan, report: "PinReport", at: str, full: bool) -> None:
     from replay.reports.console import PlainConsole
     from replay.reports.pins import print_pins
     from replay.reports.tables import WIDTH
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
-    print_pins(console, plan.source, plan.stack.name, at, report, full=full)
+    settings = [*(plan.overrides or ()), *(plan.env or ())]
+    print_pins(console, plan.source, plan.stack.name, at, report, settings=settings, full=full)
 
 
 def _print_next(plan: RunPlan, report: "PinReport", at: str) -> None:
-    """Prints the next command: the proof for the call site that pins most, or how to get call sites."""
-    command = ["replay", "pins", plan.source, "-a", plan.chosen]
+    """Prints the next command: the proof for the call sites that release most together, or how to get call sites."""
+    from replay.analysis.block_groups import site_name
+    from replay.analysis.removal import shortest_pattern
+
+    stack = [plan.source, "-a", plan.chosen]
     for setting in plan.overrides or ():
-        command += ["--set", setting]
+        stack += ["--set", setting]
     for variable in plan.env or ():
-        command += ["--env", variable]
-    command += ["--at", at] if at != "end" else []
-    first = next((group for group in report.by_site.groups if group.pinned_bytes and "(" in group.name), None)
-    if report.without or not report.has_sites or first is None:
+        stack += ["--env", variable]
+    if not report.by_size_class.groups:
+        say(f"\nnext: {printable(join(['replay', 'run', *stack]))}")
+        return
+    command = ["replay", "pins", *stack, *(["--at", at] if at != "end" else [])]
+    names = [site_name(site) for site in plan.trace.metadata.sites]
+    best = [name for cover in report.by_site.cover[-1:] for name in cover.groups if name in names]
+    if report.without or not best:
         say(f"\nnext: {printable(join([*command, '--full']))}")
         return
-    place = first.name.rpartition("/")[2] if "/" in first.name else first.name.rpartition("(")[2]
-    say(f"\nnext: {printable(join([*command, '--without', place.rstrip(')')]))}")
+    patterns = [word for name in best for word in ("--without", shortest_pattern(name, names))]
+    say(f"\nnext: {printable(join([*command, *patterns]))}")

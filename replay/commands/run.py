@@ -20,9 +20,7 @@ def run(
     overrides: options.Fixed = None,
     env: options.Env = None,
     trim_every: options.TrimEvery = None,
-    sample: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Sampling interval, e.g. 10ms. Default: about 1,000 samples.")
-    ] = None,
+    sample: options.Sample = None,
     seed: options.Seed = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print all tables: layers, arenas, calls, size classes, phases.")
@@ -38,6 +36,9 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="Parquet file for the address of every block.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing results.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show levels, speed and time left during the simulation, on a terminal.")
+    ] = False,
     no_reference: Annotated[
         bool,
         typer.Option(
@@ -56,7 +57,10 @@ def run(
     print_notes(plan.notes(may_differ=allocator is None))
     outputs = RunOutputs(out, addresses, force)
     outputs.refuse_collisions(source)
-    done = plan.simulate(outputs, with_references=not no_reference)
+    if watch and not sys.stdout.isatty():
+        print_notes(["--watch needs a terminal, so it is ignored"])
+        watch = False
+    done = plan.simulate(outputs, with_references=not no_reference, watched=watch)
     if as_json:
         say(summary_json(done.result, done.summary, done.extra))
         return
@@ -81,7 +85,7 @@ def _print_text(plan: RunPlan, done: Simulated, full: bool) -> None:
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     settings = [*(plan.overrides or ()), *(plan.env or ())]
-    print_report(console, plan.source, done.result, done.summary, settings=settings, full=full)
+    print_report(console, plan.source, done.result, done.summary, settings=settings, live=done.live, full=full)
     if done.what_if:
         text = labelled(done.what_if.label, done.what_if.sentence, min(console.width, WIDTH))
         console.print(text, soft_wrap=True)

@@ -1,6 +1,6 @@
 """The work of `replay run`: simulates a trace with a stack and the references, and writes the results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompila
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
 from replay.support.atomic_files import resolve_output
-from replay.support.errors import ConfigError, OutputError, ReplayError, TraceError
+from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
     from replay.config import StackConfig
     from replay.reports.files import AddressWriter
     from replay.simulation.result import RunResult
     from replay.trace import Trace
-    from replay.trace.editing.collecting import CollectorSettings
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,16 @@ class Simulated:
     compiled: bool
     what_if: "CollectorWhatIf | None" = None
     """Under other settings of the garbage collector."""
+    live: "Live | None" = None
+    """At the peak of resident memory, if the trace has call sites."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What JSON has besides the summary."""
-        return {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        from replay.reports.live import live_json
+
+        found: dict[str, Any] = {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        return found | ({"live_at_peak": live_json(self.live)} if self.live else {})
 
 
 @dataclass(frozen=True)
@@ -88,18 +95,34 @@ class RunPlan:
     ) -> "RunPlan":
         """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
         from replay.config import default_preset, load_config
-        from replay.config.collector import collector_settings, split_settings
+        from replay.config.collector import collector_settings, split_settings, with_collector
         from replay.sources import open_source
 
         every_ns, trim_every_ns = _parse_interval("--sample", sample), _parse_interval("--trim-every", trim_every)
         of_collector, of_stack = split_settings(overrides or ())
         collector = collector_settings(of_collector)
         trace: Trace = open_source(source, seed=seed)
-        if of_collector:
-            trace = _with_collector(trace, collector, " ".join(f"--set {text}" for text in of_collector))
+        trace = with_collector(trace, collector)
         chosen = default_preset(trace.metadata) if allocator is None else allocator
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)
+
+    @property
+    def title(self) -> str:
+        """The source and the stack in words."""
+        return f"{self.source} on {self.stack.name}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The source, the stack and its settings as arguments of a command line."""
+        settings = [word for text in self.overrides or () for word in ("--set", text)]
+        variables = [word for text in self.env or () for word in ("--env", text)]
+        seed = [] if self.seed is None else ["--seed", str(self.seed)]
+        return [self.source, "-a", self.chosen, *settings, *variables, *seed]
+
+    def run(self) -> "RunResult":
+        """Simulates the trace with the stack only."""
+        return self.simulate(RunOutputs(None, None, False), with_references=False).result
 
     def notes(self, *, may_differ: bool) -> Iterator[str]:
         """Yields notes about the stack; with `may_differ`, also its differences from the recorded process."""
@@ -116,8 +139,11 @@ class RunPlan:
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
             yield note
 
-    def simulate(self, outputs: RunOutputs, *, with_references: bool) -> Simulated:
-        """Simulates the trace, optionally also with the references, and writes the results."""
+    def simulate(self, outputs: RunOutputs, *, with_references: bool, watched: bool = False) -> Simulated:
+        """Simulates the trace, optionally also with the references, and writes the results.
+
+        `watched`: shows the levels on the terminal while the trace is simulated.
+        """
         from replay.analysis.metrics import summarize
         from replay.config import load_config
         from replay.reports.files import new_address_file, new_folder, write_results
@@ -133,16 +159,35 @@ class RunPlan:
             second_process = closing.enter_context(ParallelCompilation())
             with (
                 report_compilation(second_process.begin if with_references else None) as compilation,
-                _source_in_errors(self.source),
+                source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, second_process)
+                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched)
                 assert result is not None
-                what_if = self._what_if(result)
+                what_if, live = self._what_if(result), self._live(result)
             floor, ceiling = references or (None, None)
-            done = Simulated(result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if)
+            done = Simulated(
+                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live
+            )
             if folder:
                 write_results(folder, result, done.summary, done.extra)
         return done
+
+    @contextmanager
+    def _shown(self, total: int | None, *, watched: bool) -> "Iterator[Shown]":
+        """Shows the progress of the simulations, with the levels if they are to be watched."""
+        from replay.support.progress import progress_bar
+
+        if not watched:
+            with progress_bar("simulating", total) as progress:
+                yield progress, None
+            return
+        from replay.reports.console import PlainConsole
+        from replay.reports.watching import Watch
+
+        begin_ns = next((int(events.time_ns[0]) for events in self.trace.batches() if events.rows), 0)
+        duration_ns = None if self.trace.duration_ns is None else self.trace.duration_ns - begin_ns
+        with Watch(PlainConsole(), self.title, total, duration_ns) as shown:
+            yield shown.progress, shown.watch
 
     def _what_if(self, result: "RunResult") -> "CollectorWhatIf | None":
         """Returns the estimate under other settings of the garbage collector, if the trace has any."""
@@ -159,20 +204,33 @@ class RunPlan:
 
         return estimate(self.trace, int(result.end.resident_bytes_peak), simulate)
 
+    def _live(self, result: "RunResult") -> "Live | None":
+        """Returns who is live at the peak of resident memory, if the trace has call sites and one process."""
+        from replay.analysis.live import live_before
+
+        metadata = self.trace.metadata
+        if not metadata.sites or metadata.processes or not result.at_peak.resident_bytes_peak:
+            return None
+        return live_before(self.trace, int(result.at_peak.row) + 1, result.at_peak_time_ns)
+
     def _simulate_all(
-        self, stacks: "list[StackConfig]", sink: "AddressWriter | None", second_process: ParallelCompilation
+        self,
+        stacks: "list[StackConfig]",
+        sink: "AddressWriter | None",
+        second_process: ParallelCompilation,
+        *,
+        watched: bool,
     ) -> "list[RunResult | None]":
         """Simulates the trace with each stack; None for a reference that runs out of memory.
 
         Only the first stack has samples, and only its addresses are written.
         """
         from replay.simulation.run import NO_SAMPLES_NS, run
-        from replay.support.progress import progress_bar
 
         results: list[RunResult | None] = []
         events_before, every_ns = 0, self.sample_every_ns
         total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with progress_bar("simulating", total) as progress:
+        with self._shown(total, watched=watched) as (progress, watch):
 
             def show(rows: int) -> None:
                 progress(events_before + rows)
@@ -186,6 +244,7 @@ class RunPlan:
                         trim_every_ns=self.trim_every_ns,
                         addresses=sink,
                         progress=show,
+                        watch=None if results else watch,
                     )
                 except TraceError:
                     if not results:
@@ -199,6 +258,10 @@ class RunPlan:
         return results
 
 
+Shown = tuple[Callable[..., None], "Callable[[int, int, np.record], None] | None"]
+"""What is called with the number of events so far; and what is called with the counters, if anything is."""
+
+
 def _parse_interval(option: str, text: str | None) -> int | None:
     """Returns nanoseconds; None without the option."""
     interval_ns = None if text is None else time_option(option, text)
@@ -208,7 +271,7 @@ def _parse_interval(option: str, text: str | None) -> int | None:
 
 
 @contextmanager
-def _source_in_errors(source: str) -> Iterator[None]:
+def source_in_errors(source: str) -> Iterator[None]:
     """Adds the name of the source to errors of the simulation, which have the row but not the file."""
     try:
         yield
@@ -216,16 +279,3 @@ def _source_in_errors(source: str) -> Iterator[None]:
         if error.path is not None:
             raise
         raise TraceError(error.what, path=source, row=error.row) from error
-
-
-def _with_collector(trace: "Trace", settings: "CollectorSettings", command: str) -> "Trace":
-    """Returns a recording or object program under other settings of the garbage collector."""
-    from replay.objects.tracing import ObjectTrace
-    from replay.trace.editing.collecting import CollectedTrace
-
-    if not isinstance(trace, ObjectTrace):
-        return CollectedTrace(trace, settings, command)
-    if settings.freeze_at:
-        raise ConfigError("gc.freeze_at is for recordings; in object programs, write `collector: freeze`")
-    limits = settings.threshold0, settings.threshold1, settings.threshold2
-    return trace.with_collector(limits, settings.enabled)

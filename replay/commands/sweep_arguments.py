@@ -73,6 +73,8 @@ def _without(values: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vary(allocators: Texts, grid: Texts, env: Texts) -> dict[str, Any]:
+    from replay.sweeps.space import TRIM_EVERY
+
     vary: dict[str, Any] = {}
     if allocators:
         vary["allocator"] = [name for text in allocators for name in text.split(",") if name]
@@ -80,7 +82,7 @@ def _vary(allocators: Texts, grid: Texts, env: Texts) -> dict[str, Any]:
             raise ConfigError("-a: the preset is missing")
     for option, assignments in (("--grid", grid), ("--env", env)):
         for name, text in _split(option, assignments):
-            if ("." in name) != (option == "--grid"):
+            if ("." in name or name == TRIM_EVERY) != (option == "--grid"):
                 kind = "a configuration key such as pymalloc.alignment" if option == "--grid" else "a variable of glibc"
                 raise ConfigError(f"{option} {name}: not {kind}")
             if name in vary:

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from shlex import quote
+from shlex import join, quote
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from replay.commands.compilation import report_compilation
+from replay.commands.moments import OptionalAt, parse_moment
 from replay.commands.options import AsJson, File
+from replay.commands.run_plan import source_in_errors
 from replay.commands.trace_contents import read_contents
 from replay.commands.trace_edit import cut, filter_, merge, scale
+from replay.support.errors import ReplayError
 from replay.support.names import printable, say
 
 if TYPE_CHECKING:
@@ -30,17 +33,26 @@ for edit, name in ((cut, "cut"), (filter_, "filter"), (merge, "merge"), (scale, 
     app.command(name)(edit)
 
 
-@app.command(epilog="Example: replay trace info trace.parquet")
+@app.command(epilog="Example: replay trace info trace.parquet --live --at peak")
 def info(
     file: File,
     full: Annotated[
         bool, typer.Option("--full", help="Print all counts: origin, ops, domains, sizes, call sites, types.")
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show who is live at a moment: by call site, type, size, thread and domain.")
+    ] = False,
+    at: OptionalAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Summarise a trace: events, live memory, sizes, phases, call sites and types that request the most memory."""
     from replay.sources import open_source
 
+    if live:
+        _show_live(file, at or "end", full, as_json)
+        return
+    if at:
+        raise ReplayError(f"--at {at} requires --live")
     with report_compilation():
         contents = read_contents(open_source(file), file)
     if as_json:
@@ -56,6 +68,30 @@ def info(
         console.print()
         console.print(table)
     say(f"\nnext: replay run {printable(quote(file))}")
+
+
+def _show_live(file: str, at: str, full: bool, as_json: bool) -> None:
+    """Prints who is live at a moment."""
+    from replay.analysis.live import find_live
+    from replay.sources import open_source
+
+    trace = open_source(file)
+    moment = parse_moment(at, trace.metadata.phases)
+    with report_compilation(), source_in_errors(file):
+        live = find_live(trace, moment)
+    if as_json:
+        from replay.reports.live import live_json
+
+        say(json.dumps(live_json(live), indent=2))
+        return
+    from replay.reports.console import PlainConsole
+    from replay.reports.live import live_tables, live_title
+
+    console = PlainConsole()
+    console.print(f"{printable(file)}, {printable(live_title(live, at))}", soft_wrap=True)
+    for table in live_tables(live, full=full):
+        console.print(table)
+    say(f"\nnext: {printable(join(['replay', 'pins', file, *(['--at', at] if at != 'end' else [])]))}")
 
 
 @app.command(epilog="Example: replay trace head trace.parquet -n 5")

@@ -4,7 +4,7 @@
 """
 
 from replay.config.loading import load_config, rebuild_config
-from replay.config.recorded import Difference, default_preset, differences
+from replay.config.recorded import Difference, default_preset, differences, without_pymalloc
 from replay.config.stack import Costs, Domains, StackConfig, stack_type
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "load_config",
     "rebuild_config",
     "stack_type",
+    "without_pymalloc",
 ]

@@ -38,6 +38,12 @@ def default_preset(*recordings: Metadata) -> str:
     return preset or _preset_of(f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
+def without_pymalloc(preset: str) -> str:
+    """Returns the preset for the same interpreter with PYTHONMALLOC=malloc."""
+    base, libc, version = preset.partition("-glibc-")
+    return preset if base.endswith("-malloc") else f"{base}-malloc{libc}{version}"
+
+
 def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
     """Returns the differences between the recorded process and the stack, as far as they are known."""
     runtime = metadata.runtime or Runtime()

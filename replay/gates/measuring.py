@@ -13,7 +13,7 @@ from replay.gates.baselines import Figure, Measured
 from replay.gates.cases import Case
 from replay.recorder.tap import site_obstacle
 from replay.support.errors import ReplayError
-from replay.sweeps.configurations import stack_key
+from replay.sweeps.configurations import Configuration, stack_key
 from replay.sweeps.outcomes import Outcome, Task, make_task
 from replay.sweeps.threads import Threads
 from replay.sweeps.traces import find_inputs
@@ -47,7 +47,7 @@ def measure(cases: Mapping[str, Case], base: Path, scratch: Path, progress: Prog
         stack = stacks[name] = stacks[main] if main in stacks else case.stack(*recordings)
         differing = [] if case.allocator else [str(each) for one in recordings for each in differences(one, stack)]
         notes[name] = (*stack.notes, *differing)
-        tasks[name] = [make_task(trace, stack, stack_key(stack), None) for trace in inputs]
+        tasks[name] = [make_task(trace, Configuration({}, stack)) for trace in inputs]
     outcomes = _simulate([task for each in tasks.values() for task in each], progress)
     found = {}
     for name, case in cases.items():

@@ -42,6 +42,24 @@ def copied(records: np.ndarray) -> np.ndarray:
     return records.view(np.uint8).copy().view(records.dtype)
 
 
+def copied_state(state: tuple[Any, ...]) -> Any:
+    """A copy of a NamedTuple of arrays and of further such tuples."""
+    copies = {id(part): _copied_part(part) for part in state}  # one that occurs twice stays one
+    return type(state)(*(copies[id(part)] for part in state))
+
+
+def _copied_part(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return copied_state(part)
+    return copied(part) if isinstance(part, np.ndarray) else part
+
+
+def at_places(records: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The records at these places, each copied in one piece, as in `copied`."""
+    pieces = records.view(np.dtype((np.void, records.dtype.itemsize)))
+    return pieces[places].view(records.dtype)
+
+
 def concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
     """One array of at least one array of records of the same type; NumPy would merge the types part by part."""
     return np.concatenate([part.view(np.uint8) for part in parts]).view(parts[0].dtype)

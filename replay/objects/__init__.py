@@ -8,6 +8,8 @@
     code        compiles a program: `statements`, `expressions` and `raising` emit instructions, and find what is
                 unknown or unbound. `constants`, `stack_sizes` and `code_units` are what CPython's compiler computes;
                 `combinations` says which features cannot be combined
+    exception_classes
+                the classes of exceptions
     handlers    what the compiler and the machine know of `try`; `layout` and `offsets` say where CPython has its code
     heap        objects, reference counts, free lists
     collector   the cyclic collector

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from replay.objects.flow import blocks
 from replay.objects.language import FINALIZER, INIT, SELF, Program, Set, Statement
 from replay.support.yaml_documents import Problem
 
@@ -50,5 +51,5 @@ def _set_attributes(body: list[Statement]) -> Iterator[tuple[str, str]]:
                 owner, dot, name = place.rpartition(".")
                 if dot:
                     yield owner, name
-        for inner in ("do", "otherwise", "try_", "handle", "finally_"):
-            yield from _set_attributes(getattr(form, inner, None) or [])
+        for inner in blocks(form):
+            yield from _set_attributes(inner)

@@ -26,6 +26,7 @@ from replay.objects.heap import (
     new_record,
     refer,
 )
+from replay.objects.instructions import EXCEPTIONAL
 from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
@@ -205,7 +206,8 @@ def call_method(machine, count):
 def make_arguments(machine, count, which):
     """Pushes the tuple of arguments that CPython creates to call a class, or 0 if it creates none."""
     heap, state, rules = machine.heap, machine.state[0], machine.heap.rules[0]
-    is_inline = applies(machine, rules.slots_inline if machine.classes[which].slots >= 0 else rules.inits_inline)
+    slots = machine.classes[which].slots
+    is_inline = slots != EXCEPTIONAL and applies(machine, rules.slots_inline if slots >= 0 else rules.inits_inline)
     is_copied = count > rules.pairs_values and not is_inline
     push(machine, _new_copy(heap, count) if is_copied else np.int64(0))
     push(machine, np.int64(0))
@@ -281,6 +283,27 @@ def end_init(machine, count):
 
 
 @leaf
+def fail_init(machine, count):
+    """Drops the instance and the arguments of a class whose `__init__` an exception left."""
+    heap, state = machine.heap, machine.state[0]
+    instance, arguments = pop(machine), pop(machine)
+    second, first = pop(machine), pop(machine)
+    state.nested -= 1
+    for index in range(count):
+        number = np.int64(machine.stack[state.top - count + index])
+        if number:
+            drop(heap, number)
+    if first:
+        drop(heap, first)
+    if arguments:
+        drop(heap, arguments)
+    drop(heap, instance)
+    if second:
+        drop(heap, second)
+    state.top -= count
+
+
+@leaf
 def _has_caller(machine):
     """Whether the caller of the current call still runs: not for what the end of the variables of `main` calls."""
     state = machine.state[0]
@@ -316,7 +339,8 @@ def return_value(machine):
     if heap.rules[0].exit_bytes and frame.block:  # the frame object that the end of a generator created
         free_counted_block(heap, frame.block)
         frame.block = 0
-    if frame.has_callee:  # what is dropped first dies last
+    has_function = is_referred(machine) and not heap.rules[0].frame_base
+    if frame.has_callee and not has_function:  # what is dropped first dies last
         drop(heap, np.int64(machine.stack[state.locals - 1]))
     if state.depth == 0:  # the result of main is not used; it dies last
         drop(heap, result)

@@ -1,9 +1,10 @@
-"""The end of generators that are suspended.
+"""The end of generators and coroutines that are suspended.
 
 Up to 3.12, CPython throws an exception into a generator that dies or is closed. It creates a traceback, from 3.11 on a
-frame object before it, and in 3.12 first the exception; and in 3.12 a frame object for the running function. Then the
-values on the stack die, then the exception with all of them, then the local variables. From 3.13 on, the variables and
-the stack die at once.
+frame object before it, and from 3.12 on first the exception; in 3.12 and 3.13.0 a frame object for the running
+function. Then the values on the stack die, then the exception with all of them, then the local variables. From 3.13 on,
+this holds for generators that wait in `await` or `yield from`; the variables and the stack of others die at once. What
+a generator waits for is closed before it.
 
 Steps are positions in the stack of what is left to drop. `closing_frame` is the frame whose stack is dying.
 """
@@ -11,7 +12,7 @@ Steps are positions in the stack of what is left to drop. `closing_frame` is the
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.collector import IDLE, request_generation
+from replay.objects.collector import IDLE, request_generation, reverse_items
 from replay.objects.frame_objects import keep_frame
 from replay.objects.heap import (
     END_OF_GENERATOR,
@@ -33,12 +34,15 @@ from replay.objects.heap import (
     track,
     untrack,
 )
-from replay.objects.instructions import SMALL_PLACE
-from replay.objects.machine import ALREADY_RUNNING, NOT_GENERATOR, UNKNOWN_PLACE, fail, pop
-from replay.objects.running_generators import ENDED, RUNNING, values_of
+from replay.objects.instructions import COROUTINE, SMALL_PLACE
+from replay.objects.machine import ALREADY_RUNNING, NEVER_RAN, NOT_GENERATOR, SEND, UNKNOWN_PLACE, fail, pop
+from replay.objects.running_generators import ENDED, RUNNING, awaited_by, coroutine_of, values_of, waits
 
 TRACEBACK_BYTES = 56
-FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME = 0, *range(END_OF_GENERATOR + 1, 8)
+FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME, CLOSE = (
+    0,
+    *range(END_OF_GENERATOR + 1, 9),
+)
 
 
 @leaf
@@ -99,33 +103,47 @@ def _is_new(machine, number):
 def _throws(machine, number):
     """Whether a generator that is closed is resumed with an exception."""
     rules = machine.heap.rules[0]
-    if machine.heap.objects[number].capacity == ENDED or not rules.throws_exit:
+    if machine.heap.objects[number].capacity == ENDED:
         return False
+    if not rules.throws_exit:
+        return waits(machine, number)
     return not (rules.exit_bytes and _is_new(machine, number))
 
 
 @leaf
-def _drop_values(heap, number, first):
-    """Drops the values of a generator from number `first` on, in CPython's order."""
+def _drop_values(heap, number):
+    """Drops the values of a generator in CPython's order."""
     entry = heap.objects[number]
-    for index in range(entry.length - first):
-        slot = index if heap.rules[0].locals_from_last else entry.length - first - 1 - index
-        value = np.int64(heap.items[entry.first + first + slot])
+    for index in range(entry.length):
+        slot = index if heap.rules[0].locals_from_last else entry.length - 1 - index
+        value = np.int64(heap.items[entry.first + slot])
         if value:
             drop(heap, value)
-    entry.length = first
+    entry.length = 0
 
 
 @leaf
 def close_generator(machine, number):
-    """Has the next steps close a generator that is not running."""
-    heap, entry = machine.heap, machine.heap.objects[number]
-    if _throws(machine, number):
+    """Has the next steps close a generator that is not running, and before it those that it waits for."""
+    heap, entry, inner = machine.heap, machine.heap.objects[number], awaited_by(machine, number)
+    if entry.capacity == RUNNING:
+        fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
+    elif _throws(machine, number):
         _push(heap, number, THROW)
     elif entry.capacity != ENDED:
         if heap.rules[0].clears_new or not _is_new(machine, number):
-            _drop_values(heap, number, np.int64(0))
+            _drop_values(heap, number)
         entry.capacity = ENDED
+    if inner:
+        _push(heap, inner, CLOSE)
+
+
+@leaf
+def warns(machine, number):
+    """Stops the program if a coroutine that never ran dies; returns whether it does."""
+    if coroutine_of(machine, number) != COROUTINE or not _is_new(machine, number):
+        return False
+    return not fail(machine, NEVER_RAN, np.int64(0), np.int64(0))
 
 
 @leaf
@@ -133,15 +151,12 @@ def do_close(machine):
     """Closes the generator on the stack."""
     heap, state = machine.heap, machine.state[0]
     number = pop(machine)
-    entry = heap.objects[number]
-    if entry.kind != GENERATOR:
+    if heap.objects[number].kind != GENERATOR:
         return fail(machine, NOT_GENERATOR, np.int64(0), np.int64(0))
-    if entry.capacity == RUNNING:
-        return fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
     state.checks = 1
     drop(heap, number)
     close_generator(machine, number)
-    return True
+    return state.mistake == 0
 
 
 @leaf
@@ -152,25 +167,40 @@ def close_next(machine):
     number, position = np.int64(task.object), np.int64(task.position)
     if heap.objects[number].kind == GENERATOR_FRAME:
         _end_frame_object(machine, number)
-    elif position == END_OF_GENERATOR:
+    elif position == END_OF_GENERATOR and not warns(machine, number):
         untrack(heap, number)
         if _throws(machine, number):
             task.position = CLOSED
             refer(heap, number)
             track(heap, number, heap.generations[0].ring)
-            _push(heap, number, THROW)
+            close_generator(machine, number)
         else:
             task.position = FREE
-            _drop_values(heap, number, np.int64(0))
+            _drop_values(heap, number)
+    elif position == CLOSE:
+        counts.dying -= 1
+        close_generator(machine, number)
     elif position == CLOSED:
         untrack(heap, number)
         task.position = FREE
     elif position == FREE:
         counts.dying -= 1
+        _free_frame_object(machine, number)
         take_items(heap, number)
         end_object(heap, number)
     else:
         _throw_next(machine, number, position)
+
+
+@leaf
+def _free_frame_object(machine, number):
+    """Frees the frame object of a generator that was closed without an exception, if it has one: in 3.13.0."""
+    heap, entry = machine.heap, machine.heap.objects[number]
+    if heap.rules[0].exit_bytes and entry.first:
+        called = machine.functions[entry.vector]
+        block = np.int64(heap.items[entry.first + called.locals + called.stack])
+        if block:
+            free_counted_block(heap, block)
 
 
 @leaf
@@ -239,7 +269,7 @@ def _make_frame_object(machine, number):
         frame = _new(heap, np.int64(GENERATOR_FRAME), size)
         untrack(heap, frame)
     heap.objects[number].owner = frame
-    if rules.exit_bytes:
+    if rules.links_caller:
         heap.objects[frame].owner, state.closing_frame = state.closing_frame, frame
         if heap.objects[frame].owner:
             refer(heap, np.int64(heap.objects[frame].owner))
@@ -274,8 +304,11 @@ def _end_throw(machine, number):
     else:
         frame.first, frame.room, frame.length = entry.first, entry.room, called.locals
         entry.first, entry.length = 0, 0
+        if rules.locals_from_last:
+            reverse_items(heap, owner)
         if rules.exit_bytes:
             _note_place(machine, np.int64(entry.capacity))
+        if rules.links_caller:
             state.closing_frame = frame.owner
             running = machine.frames[state.depth]
             if not frame.owner and not running.block and not state.is_over:  # the caller of `main` has one
@@ -288,10 +321,11 @@ def _end_throw(machine, number):
 
 @leaf
 def _note_place(machine, following):
-    """Creates and drops the integer of the place in the code where a generator is suspended, in 3.12."""
-    heap, distance = machine.heap, machine.instructions[following - 1].argument
+    """Creates and drops the integer of the place in the code that the exception leaves, in 3.12 and 3.13."""
+    heap, is_send = machine.heap, machine.instructions[following].op == SEND
+    distance = machine.far[following] if is_send else machine.instructions[following - 1].argument
     if distance > 1:
-        machine.state[0].at = following
+        machine.state[0].at = following + is_send
         fail(machine, UNKNOWN_PLACE, np.int64(0), np.int64(0))
     elif distance:
         drop_leaf(heap, new_object(heap, INT, heap.rules[0].int_least, np.int64(SMALL_PLACE + 1)))

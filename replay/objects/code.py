@@ -5,13 +5,23 @@ import numpy as np
 from replay.objects.attributes import clashes, own_attributes
 from replay.objects.code_units import yield_places
 from replay.objects.combinations import unsupported
+from replay.objects.exception_classes import wrong_bases
 from replay.objects.handlers import REGION
-from replay.objects.instructions import FUNCTION, INSTRUCTION, SMALL_PLACE, Code, Do
-from replay.objects.language import FINALIZER, INIT, Program, Statement
+from replay.objects.instructions import (
+    AWAITABLE,
+    COROUTINE,
+    EXCEPTIONAL,
+    FUNCTION,
+    INSTRUCTION,
+    SMALL_PLACE,
+    Code,
+    Do,
+)
+from replay.objects.language import FINALIZER, INIT, Program
 from replay.objects.scopes import Scope, find_cells
 from replay.objects.stack_sizes import UnknownFormError, stack_size
 from replay.objects.statements import Statements
-from replay.support.yaml_documents import Location, Problem
+from replay.support.yaml_documents import Problem
 
 
 def compile_program(program: Program) -> tuple[Code | None, list[Problem]]:
@@ -33,25 +43,33 @@ class _Compiler(Statements):
         for number, scope in enumerate(self._scopes):
             scope.number = number
         find_cells(self._scopes)
-        self._surveys = False
+        self._surveys, self._needs_stack_sizes = False, bool(self._generators) or len(self._regions) > 1
         self._restart()
         self._problems += [
             Problem(("classes", name), "is the name of a function too")
             for name in self._classes
             if name in self._functions
         ]
-        self._problems += clashes(self._program)
+        self._problems += [*clashes(self._program), *wrong_bases(self._program)]
+        self._problems += [
+            Problem(("classes", name, "methods", method, "coroutine"), "is supported in the program's functions only")
+            for name, kind in self._program.classes.items()
+            for method, function in kind.methods.items()
+            if function.coroutine
+        ]
         functions = [self._function(scope) for scope in self._scopes]
         self._add_threads()
         end_call = self._add_end_call()
         if self._problems:
             return None, self._problems
-        kinds = [kind.slots and sorted(kind.slots) for kind in self._program.classes.values()]  # CPython sorts them
+        classes = self._program.classes.values()
+        kinds = [kind.slots and sorted(kind.slots) for kind in classes]  # CPython sorts them
+        counts = [EXCEPTIONAL if kind.base else len(kind.slots) if kind.slots else -1 for kind in classes]
         slots = [[kind.index(name) if kind and name in kind else -1 for name in self._attributes] for kind in kinds]
         code = Code(
             np.array(self._instructions, INSTRUCTION),
             np.array(functions, FUNCTION),
-            np.array([len(kind) if kind else -1 for kind in kinds], np.int64),
+            np.array(counts, np.int64),
             np.array(slots, np.int64).reshape(len(slots), len(self._attributes)),
             self._methods(),
             [[self._attributes.index(name) for name in own] for own in own_attributes(self._program)],
@@ -63,7 +81,7 @@ class _Compiler(Statements):
             self._names,
             np.array(self._layout, np.int64),
             self._positions,
-            self._stack_sizes,
+            self._slots,
             self._finalizers(),
             end_call,
             self._has_threads,
@@ -83,9 +101,10 @@ class _Compiler(Statements):
             if name not in scope.free and not self._surveys
         ]
         self._is_generator = not scope.name and scope.place[0] == "functions" and scope.place[1] in self._generators
-        self._yield_distances = iter(self._distances(scope.body) if self._is_generator else [])
-        if self._generators and not self._surveys:
-            self._add_stack_sizes(scope.body, scope.place)
+        self._is_coroutine = self._is_generator and scope.place[1] in self._coroutines
+        self._yield_distances = iter(self._distances(scope) if self._is_generator else [])
+        if self._needs_stack_sizes and not self._surveys:
+            self._add_slots(scope)
         self._make_cells()
         self._block(scope.body, scope.place)
         self._constant(None)
@@ -93,7 +112,12 @@ class _Compiler(Statements):
         self._names.append([*self._locals, *scope.cells, *scope.free])
         count = len(scope.fast) + len(scope.cells) + len(scope.free)
         stack = self._deepest, self._deepest_3_8
-        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0, 0
+        return start, len(scope.parameters), count, *stack, 0, 0, 0, len(scope.free), 0, 0, self._coroutine(scope)
+
+    def _coroutine(self, scope: Scope) -> int:
+        """Returns the field `coroutine` of a function."""
+        declared = not scope.name and scope.place[0] == "functions" and self._program.functions[str(scope.place[1])]
+        return (COROUTINE if self._is_coroutine else AWAITABLE) if declared and declared.coroutine else 0
 
     def _methods(self) -> np.ndarray:
         """Returns the function of each method in each class."""
@@ -101,22 +125,30 @@ class _Compiler(Statements):
         for scope in self._scopes:
             if scope.method and scope.method not in (INIT, FINALIZER):
                 found[self._classes.index(str(scope.place[1])), self._attributes.index(scope.method)] = scope.number
+        for row, kind in zip(found, self._program.classes.values(), strict=True):
+            if kind.base in self._classes:
+                inherited = found[self._classes.index(kind.base)]
+                row[row < 0] = inherited[row < 0]
         return found
 
-    def _add_stack_sizes(self, body: list[Statement], place: Location) -> None:
-        """Notes the stack size of a function in CPython, by release."""
+    def _add_slots(self, scope: Scope) -> None:
+        """Notes the number of variables and values of a function in CPython, by release."""
+        variables = len({*scope.fast, *scope.cells}) + len(scope.free)
+        cells = {form: len(each.free) for form, each in scope.inner.items()}
         try:
             for release in ((3, minor) for minor in range(11, 16)):
-                size = stack_size(body, release, self._is_generator)
-                self._stack_sizes.setdefault(release, []).append(size)
+                size = stack_size(scope.body, release, self._is_generator, cells)
+                self._slots.setdefault(release, []).append(variables + size)
         except UnknownFormError as error:
-            self._problems.append(Problem(place, f"{error} is not supported in a program with generators"))
+            what = f"{error} is not supported in a program with exceptions or generators"
+            self._problems.append(Problem(scope.place, what))
 
-    def _distances(self, body: list[Statement]) -> list[int]:
+    def _distances(self, scope: Scope) -> list[int]:
         """Returns for each `yield` whether an integer of its place is a new object in 3.12: 0 if not, 1 if so, 2 if
         that is not known."""
         try:
-            places = yield_places(body)
+            functions = [name for name in self._functions if not scope.is_variable(name)]
+            places = yield_places(scope.body, functions)
         except UnknownFormError:  # reported with the stack sizes
             return []
         far = [(place.least > SMALL_PLACE, place.largest > SMALL_PLACE) for place in places]
@@ -145,3 +177,4 @@ class _Compiler(Statements):
             ]
         without = [0] * (len(self._instructions) - len(self._region_of))
         self._region_of, self._layout = self._region_of + without, self._layout + without
+        self._positions += [()] * len(without)

@@ -5,6 +5,7 @@ in code units of two bytes, inline caches included. The compiler arranges branch
 as a range.
 """
 
+from collections.abc import Collection
 from functools import singledispatchmethod
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from replay.objects.stack_sizes import UnknownFormError
 
 GLOBAL, METHOD, CALL = 5, 10, 4
 _PROLOGUE = 3
+_DELEGATION = 8
+"""Units of `await` and `yield from` after what they are about: a constant, the loop, its end."""
 _FAR = 255
 """A longer jump has an instruction more."""
 
@@ -29,9 +32,12 @@ class Range(NamedTuple):
         return Range(self.least + units, self.largest + units + more)
 
 
-def yield_places(body: list[Statement]) -> list[Range]:
-    """Returns the places of the `yield`s of a generator function, in the order of the file."""
-    places = _Places()
+def yield_places(body: list[Statement], functions: Collection[str] | None = None) -> list[Range]:
+    """Returns the places of the `yield`s of a generator function, in the order of the file.
+
+    `functions`: the names that mean functions of the program; None: those that are called.
+    """
+    places = _Places(functions)
     places.block(body)
     return places.found
 
@@ -39,26 +45,34 @@ def yield_places(body: list[Statement]) -> list[Range]:
 class _Places:
     """Walks through the statements of a function."""
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Collection[str] | None) -> None:
         self.found: list[Range] = []
+        self._functions = functions
         self._at = Range(_PROLOGUE, _PROLOGUE)
 
     def block(self, body: list[Statement]) -> None:
         for statement in body:
             self._statement(statement)
 
+    def _units(self, form: "Expression | Statement") -> int:
+        return _units(form, self._functions)
+
     def _skip(self, units: int) -> None:
         self._at = self._at.plus(units)
 
     @singledispatchmethod
     def _statement(self, statement: Statement) -> None:
-        self._skip(_units(statement) + isinstance(statement, (language.Call, language.Next)))
+        self._skip(self._units(statement) + isinstance(statement, (language.Call, language.Next, language.Await)))
 
     @_statement.register
     def _(self, form: language.Yield) -> None:
-        self._skip(_units(form.yield_))
+        self._skip(self._units(form.yield_))
         self.found.append(self._at)
         self._skip(3)
+
+    @_statement.register
+    def _(self, form: language.YieldFrom) -> None:
+        self._skip(_units(form.yield_from) + _DELEGATION + 1)
 
     @_statement.register
     def _(self, form: language.Repeat) -> None:
@@ -67,7 +81,7 @@ class _Places:
 
     @_statement.register
     def _(self, form: language.Each) -> None:
-        self._skip(_units(form.each) + 1)
+        self._skip(self._units(form.each) + 1)
         self._loop(form.do)
 
     def _loop(self, body: list[Statement]) -> None:
@@ -86,7 +100,7 @@ class _Places:
 
     @_statement.register
     def _(self, form: language.IfKey) -> None:
-        self._skip(_units(form.if_key) + _units(form.in_) + 1 + 1)
+        self._skip(self._units(form.if_key) + self._units(form.in_) + 1 + 1)
         self._branches(form)
 
     def _branches(self, form: language.Choose | language.IfKey) -> None:
@@ -99,14 +113,23 @@ class _Places:
                 self._at = self._at.plus(0, 2)
 
 
-def _units(form: "Expression | Statement") -> int:
+def _units(form: "Expression | Statement", functions: Collection[str] | None = None) -> int:
     """Returns the length of an expression, or of a statement without statements in it."""
     if is_constant(form):
         return 1
     if isinstance(form, str):
-        return 1 + METHOD * form.count(".")
+        return (GLOBAL if functions and form in functions else 1) + METHOD * form.count(".")
     fixed, parts = _parts(form)
-    return fixed + sum(map(_units, parts))
+    if isinstance(form, language.Call):
+        fixed += _units_to_load(form.call, functions)
+    return fixed + sum(_units(part, functions) for part in parts)
+
+
+def _units_to_load(called: str, functions: Collection[str] | None) -> int:
+    """Returns the length of the instructions that push what is called."""
+    if "." in called:
+        return _units(called)
+    return GLOBAL if functions is None or called in functions else 2
 
 
 def _parts(form: "Expression | Statement") -> tuple[int, list[Expression]]:
@@ -134,13 +157,17 @@ def _parts(form: "Expression | Statement") -> tuple[int, list[Expression]]:
             keys, values = [key for key, _ in form.dict_], [value for _, value in form.dict_]
             return (2, values) if len(keys) > 1 and all(map(is_constant, keys)) else (1, keys + values)
         case language.New():
-            return GLOBAL + CALL, []
+            return GLOBAL + CALL, form.with_
         case language.Item():
             return 2, [form.item, form.at]
         case language.Length():
             return GLOBAL + CALL, [form.length]
         case language.FirstKey():
             return 2 * (GLOBAL + CALL), [form.first_key]
+        case language.Await():
+            return _DELEGATION, [form.await_]
+        case language.Steps():
+            return METHOD + CALL, [form.steps]
     return _parts_of_statement(form)
 
 
@@ -177,7 +204,7 @@ def _parts_of_statement(form: "Expression | Statement") -> tuple[int, list[Expre
         case language.Return():
             return 1, [form.return_]
         case language.Call():
-            return GLOBAL + CALL, form.with_
+            return CALL, form.with_
         case language.Next():
             return GLOBAL + CALL, [form.next, *([] if form.default is None else [form.default])]
     raise UnknownFormError(form)

@@ -45,6 +45,7 @@ from replay.objects.heap import (
     QUEUE,
     REFERABLE,
     SET,
+    STEPS,
     TRACEBACK,
     TUPLE,
     TUPLE_ITERATOR,
@@ -78,7 +79,9 @@ GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, WEAKREF)
+WITH_OWNER = (
+    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS, WEAKREF,
+)  # fmt: skip
 """Kinds of objects whose only reference is `owner`."""
 INSTANCES = (INSTANCE, OPEN)
 
@@ -112,9 +115,9 @@ def _child(heap, number, index):
     entry = heap.objects[number]
     if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
         return np.int64(entry.owner)
-    if entry.kind == FRAME:  # its caller, then the variables
-        place = entry.length - 1 - index if index == 0 or heap.rules[0].locals_from_last else index - 1
-        return np.int64(heap.items[entry.first + place])
+    if entry.kind == FRAME:  # its caller, its function, then the variables
+        place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
+        return np.int64(heap.items[entry.first + (place if index else entry.length - 1)])
     if entry.kind in (GENERATOR, GENERATOR_FRAME):
         return _value(heap, number, index)
     return np.int64(heap.items[entry.first + (index if is_forward(entry.kind) else entry.length - 1 - index)])
@@ -250,7 +253,7 @@ def _survivors(heap, ring, is_full):
     survivors, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         following, kind = np.int64(heap.objects[number].next), heap.objects[number].kind
-        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not may_be_in_cycle(heap, number):
+        if (kind == TUPLE or (kind == DICT and untracks_dicts)) and not _may_be_in_cycle(heap, number):
             untrack(heap, number)
         else:
             survivors += 1
@@ -259,7 +262,7 @@ def _survivors(heap, ring, is_full):
 
 
 @leaf
-def may_be_in_cycle(heap, number):
+def _may_be_in_cycle(heap, number):
     """Whether a tuple or dict refers to an object that the collector tracks, or may track later."""
     index, children = np.int64(0), _children(heap, number)
     while index < children and not may_be_tracked(heap, _child(heap, number, index)):
@@ -388,7 +391,7 @@ def _clear_object(heap, number):
 def _clear_values(heap, number):
     """Drops the attributes of an instance, and frees their block; its weak references remain."""
     reference = weak_references(heap, number)
-    _reverse_items(heap, number)
+    reverse_items(heap, number)
     end_items(heap, number, heap.objects[number].length)
     if reference:
         give_items(heap, number, np.int64(1))
@@ -401,7 +404,7 @@ def _clear_table(heap, number):
     """Empties a set, or a dict that shares its keys with others."""
     entry, length = heap.objects[number], references(heap, number)
     keys, kind = np.int64(entry.owner), entry.kind
-    _reverse_items(heap, number)
+    reverse_items(heap, number)
     vector = end_items(heap, number, length)
     if kind == SET:
         entry.owner = 0
@@ -412,7 +415,7 @@ def _clear_table(heap, number):
 
 
 @leaf
-def _reverse_items(heap, number):
+def reverse_items(heap, number):
     """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
     entry, length = heap.objects[number], references(heap, number)
     for index in range(length // 2):
@@ -430,7 +433,7 @@ def _clear_queue(heap, number):
         return
     semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
     heap.items[queue.first] = 0
-    _reverse_items(heap, number)
+    reverse_items(heap, number)
     end_items(heap, number, length)
     give_items(heap, number, np.int64(2))
     heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1
@@ -448,13 +451,13 @@ def _clear_slots(heap, number):
 
 @leaf
 def _clear_variables(heap, number):
-    """Drops the variables of a frame object, from the first on; not its caller."""
+    """Drops the variables of a frame object, as if it ended; not its caller and its function."""
     entry = heap.objects[number]
-    for index in range(entry.length - 1):
-        slot = index if heap.rules[0].locals_from_last else entry.length - 2 - index
-        if heap.items[entry.first + slot]:
-            drop(heap, np.int64(heap.items[entry.first + slot]))
-            heap.items[entry.first + slot] = 0
+    for index in range(entry.length - 2):
+        place = entry.first + entry.length - 2 - index
+        if heap.items[place]:
+            drop(heap, np.int64(heap.items[place]))
+            heap.items[place] = 0
 
 
 @leaf

@@ -16,11 +16,16 @@ FEATURES: dict[str, tuple[type[Form], ...]] = {
         language.NewLock, language.NewQueue,
     ),
     "generators": (language.Yield, language.Next, language.Close),
+    "coroutines and `yield from`": (language.Await, language.Steps, language.YieldFrom),
     "weak references and finalizers": (language.Weakref, language.Referent, language.IfNone),
 }  # fmt: skip
 """The forms of each feature. Methods are no form."""
 SUPPORTED = {
     ("inner functions and methods", "threads"),
+    ("exceptions", "inner functions and methods"),
+    ("exceptions", "threads"),
+    ("inner functions and methods", "generators"),
+    ("generators", "coroutines and `yield from`"),
     ("inner functions and methods", "weak references and finalizers"),
 }
 """Pairs of features that can be combined."""
@@ -36,6 +41,10 @@ def unsupported(program: Program) -> Iterator[Problem]:
 
 def _place_of(program: Program, feature: str) -> Location | None:
     """Returns the first function that uses a feature, or the first method."""
+    if feature == "coroutines and `yield from`":
+        for name, function in program.functions.items():
+            if function.coroutine:
+                return "functions", name, "coroutine"
     if feature == "inner functions and methods":
         for name, kind in program.classes.items():
             for method in kind.methods:

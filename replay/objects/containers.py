@@ -3,12 +3,13 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.collector import may_be_in_cycle
 from replay.objects.dicts import clear_dict, dict_item
 from replay.objects.functions import bind_method
 from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
     CALLOC,
     DICT,
+    EXCEPTION,
     INSTANCE,
     INT,
     LIST,
@@ -22,6 +23,7 @@ from replay.objects.heap import (
     end_vector,
     free_block,
     give_items,
+    has_header,
     new_block,
     new_object,
     refer,
@@ -94,10 +96,19 @@ def make_container(machine, kind, length):
     first = heap.objects[number].first
     for index in range(length):
         heap.items[first + index] = machine.stack[state.top + index]
-    if kind == TUPLE and not heap.rules[0].tracks_all_tuples and may_be_in_cycle(heap, number):
+    if kind == TUPLE and not heap.rules[0].tracks_all_tuples and _has_headers(heap, number):
         track(heap, number, heap.generations[0].ring)
     push(machine, number)
     return True
+
+
+@leaf
+def _has_headers(heap, number):
+    """Whether an item of a tuple has the collector's header, tracked or not."""
+    entry, index = heap.objects[number], np.int64(0)
+    while index < entry.length and not has_header(heap.objects[heap.items[entry.first + index]].kind):
+        index += 1
+    return index < entry.length
 
 
 @leaf
@@ -130,7 +141,7 @@ def attribute(machine, name, is_set):
     """Replaces an instance by its attribute; or sets it to the value below the instance."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
-    if entry.kind == OPEN:
+    if entry.kind == OPEN or (entry.kind == EXCEPTION and entry.owner >= BUILTIN_EXCEPTIONS):
         return open_attribute(machine, number, name, is_set)
     slot = machine.slots[entry.owner, name] if entry.kind == INSTANCE else np.int64(-1)
     if slot < 0:

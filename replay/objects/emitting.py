@@ -19,7 +19,9 @@ class Emitter:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._functions = [*program.functions]
-        self._generators = {name for name, each in program.functions.items() if has_yield(each.do)}
+        generators = {name for name, each in program.functions.items() if has_yield(each.do)}
+        self._coroutines = {name for name, each in program.functions.items() if each.coroutine} - generators
+        self._generators = generators | self._coroutines
         self._classes = [*program.classes]
         self._attributes = attributes(program)
         self._scopes = [
@@ -32,7 +34,7 @@ class Emitter:
             ]
         self._scope = Scope(("main",), [], program.main)
         self._scopes.append(self._scope)
-        self._surveys = True
+        self._surveys, self._needs_stack_sizes = True, False
         self._restart()
 
     def _restart(self) -> None:
@@ -42,9 +44,9 @@ class Emitter:
         self._locals: dict[str, int] = {}
         self._names: list[list[str]] = []
         self._problems: list[Problem] = []
-        self._stack_sizes: dict[tuple[int, int], list[int]] = {}
+        self._slots: dict[tuple[int, int], list[int]] = {}
         self._has_weak_references = False
-        self._is_generator = False
+        self._is_generator = self._is_coroutine = False
         self._yield_distances: Iterator[int] = iter(())
         self._depth = self._deepest = self._deepest_3_8 = 0
         self._regions: list[list[int]] = [[0] * 5]
@@ -122,7 +124,8 @@ class Emitter:
             self._emit(Do.LOAD_CELL, *self._cell(name))
         elif name in self._functions and not self._scope.is_local(name):
             if name in self._generators:
-                self._problem(f"{name!r} is a generator function, which can only be called by its name")
+                kind = "coroutine" if name in self._coroutines else "generator"
+                self._problem(f"{name!r} is a {kind} function, which can only be called by its name")
             self._constant(FunctionValue(self._functions.index(name)))
         else:
             self._emit(Do.LOAD, self._slot(name))

@@ -1,15 +1,29 @@
 """Exceptions and their handlers. `replay.objects.unwinding` finds the handler of one that was raised.
 
-An exception is a record of kind EXCEPTION. Its items are the tuple of its arguments, its traceback, and its context:
-the exception that was handled when it was raised. `owner` is its class, `capacity` the instruction after its `raise`.
+An exception is a record of kind EXCEPTION. Its items are its attributes, the tuple of its arguments, its traceback, its
+cause, and its context: the exception that was handled when it was raised. `owner` is its class: see
+`replay.objects.exception_classes`. `capacity` is the instruction after its `raise`.
 """
 
 import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, JUMPS_BACK, UNKNOWN
-from replay.objects.heap import EXCEPTION, INT, TUPLE, drop, drop_leaf, give_items, new_object, refer
+from replay.objects.functions import cell_slot
+from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, IN_CELL, JUMPS_BACK, LENGTH_MASK, UNKNOWN
+from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
+    EXCEPTION,
+    EXCEPTION_ITEMS,
+    INT,
+    TUPLE,
+    drop,
+    drop_leaf,
+    give_items,
+    new_object,
+    refer,
+)
+from replay.objects.instructions import IN_TUPLE
 from replay.objects.machine import (
     ARGUMENTS,
     CRITICAL_LENGTH,
@@ -18,6 +32,7 @@ from replay.objects.machine import (
     LEAVE_HANDLER,
     MATCH,
     NEW_EXCEPTION,
+    NONE,
     NOT_EXCEPTION,
     RAISE,
     RAISE_AGAIN,
@@ -29,7 +44,7 @@ from replay.objects.machine import (
     push,
 )
 
-ARGUMENTS_ITEM, TRACEBACK_ITEM, CONTEXT_ITEM = range(3)
+ATTRIBUTES_ITEM, ARGUMENTS_ITEM, TRACEBACK_ITEM, CAUSE_ITEM, CONTEXT_ITEM = range(EXCEPTION_ITEMS)
 SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE = range(1, 6)
 """What the machine does next with a raised exception: see `replay.objects.unwinding`."""
 
@@ -39,22 +54,20 @@ def do_exception(machine, op, argument, other):
     """Runs an instruction of exceptions."""
     heap, state = machine.heap, machine.state[0]
     if op == ARGUMENTS:
-        if argument and not heap.rules[0].exception_first:
+        if argument and (other >= BUILTIN_EXCEPTIONS or not heap.rules[0].exception_first):
             return make_container(machine, TUPLE, argument)
         return True
     if op == NEW_EXCEPTION:
-        state.checks = 1
+        state.checks = other != IN_TUPLE
         push(machine, _new_exception(machine, argument, other))
         return True
-    if op == RAISE:
-        number = pop(machine)
+    if op in (RAISE, RAISE_CLASS):
+        cause = pop(machine) if other else np.int64(0)
+        number = pop(machine) if op == RAISE else _new_exception(machine, argument, np.int64(0))
         if heap.objects[number].kind != EXCEPTION:
             return fail(machine, NOT_EXCEPTION, np.int64(0), np.int64(0))
         _raise(machine, number)
-        return True
-    if op == RAISE_CLASS:
-        _raise(machine, _new_exception(machine, argument, np.int64(0)))
-        return True
+        return not other or _set_cause(machine, number, cause)
     if op == MATCH:
         _match(machine, argument, other)
         return True
@@ -81,12 +94,25 @@ def do_exception(machine, op, argument, other):
 
 
 @leaf
-def unbind(machine, slot):
+def _take_value(machine, variable):
+    """Unbinds a variable, and returns its value, 0 for none."""
+    heap, place = machine.heap, machine.state[0].locals + variable - 1
+    if variable & IN_CELL:
+        cell = heap.objects[machine.stack[machine.state[0].locals + cell_slot(heap, variable & ~IN_CELL)]]
+        value = np.int64(cell.owner)
+        cell.owner = 0
+        return value
+    value = np.int64(machine.stack[place])
+    machine.stack[place] = 0
+    return value
+
+
+@leaf
+def unbind(machine, variable):
     """Drops the value of a variable, if it has one."""
-    place = machine.state[0].locals + slot
-    if machine.stack[place]:
-        drop(machine.heap, np.int64(machine.stack[place]))
-        machine.stack[place] = 0
+    value = _take_value(machine, variable)
+    if value:
+        drop(machine.heap, value)
 
 
 @leaf
@@ -104,14 +130,26 @@ def push_place(machine):
 
 
 @leaf
+def exception_bytes(heap, which):
+    """Returns the size of an exception of a class."""
+    rules = heap.rules[0]
+    return np.int64(rules.exception_bytes if which < BUILTIN_EXCEPTIONS else rules.own_exception_bytes)
+
+
+@leaf
 def _new_exception(machine, which, count):
-    """Returns a new exception with the arguments on the stack."""
+    """Returns a new exception with the arguments on the stack, or in the tuple there."""
     heap = machine.heap
-    number = new_object(heap, np.int64(EXCEPTION), heap.rules[0].exception_bytes, np.int64(3))
-    give_items(heap, number, np.int64(3))
+    number = new_object(heap, np.int64(EXCEPTION), exception_bytes(heap, which), np.int64(EXCEPTION_ITEMS))
+    give_items(heap, number, np.int64(EXCEPTION_ITEMS))
     heap.objects[number].owner = which
-    if count:
-        if heap.rules[0].exception_first:
+    if count == IN_TUPLE:
+        arguments = np.int64(machine.stack[machine.state[0].top - 1])
+        if heap.objects[arguments].kind == TUPLE:  # else there are none
+            refer(heap, arguments)
+            heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = arguments
+    elif count:
+        if heap.rules[0].exception_first and which < BUILTIN_EXCEPTIONS:
             make_container(machine, TUPLE, count)
         heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = pop(machine)
     return number
@@ -129,6 +167,17 @@ def set_item(heap, number, which, value):
     if heap.items[place]:
         drop(heap, np.int64(heap.items[place]))
     heap.items[place] = value
+
+
+@leaf
+def _set_cause(machine, number, cause):
+    """Sets the cause of an exception, or removes it for None. The old one dies before the old context."""
+    heap = machine.heap
+    is_none = cause == machine.ints.shape[0] + 1 + NONE
+    if not is_none and heap.objects[cause].kind != EXCEPTION:
+        return fail(machine, NOT_EXCEPTION, np.int64(0), np.int64(0))
+    set_item(heap, number, np.int64(CAUSE_ITEM), np.int64(0) if is_none else cause)
+    return True
 
 
 @leaf
@@ -178,7 +227,7 @@ def _raise_again(machine):
 def _match(machine, classes, other):
     """Jumps unless the handled exception is one of these classes; several are in a tuple."""
     heap, state = machine.heap, machine.state[0]
-    length = classes >> CLASS_BITS
+    length = classes >> CLASS_BITS & LENGTH_MASK
     if length:
         drop_leaf(heap, new_object(heap, np.int64(TUPLE), heap.rules[0].tuple_header + 8 * length, length))
     if classes >> heap.objects[state.handled].owner & 1 == 0:
@@ -206,8 +255,7 @@ def _leave_handler(machine, variable, flags):
     if has_result:
         result = pop(machine)
     if variable:
-        value = np.int64(machine.stack[state.locals + variable - 1])
-        machine.stack[state.locals + variable - 1] = 0
+        value = _take_value(machine, variable)
     is_first = heap.rules[0].list_classic and not has_result  # the last that is to be dropped is dropped first
     if value and not is_first:
         drop(heap, value)

@@ -5,8 +5,9 @@ from functools import singledispatchmethod
 from replay.objects import language
 from replay.objects.constants import is_constant, number_of, value_of
 from replay.objects.emitting import Emitter
+from replay.objects.exception_classes import exception_number, with_init
 from replay.objects.frozensets import frozenset_slots
-from replay.objects.instructions import IN_CALL, Do
+from replay.objects.instructions import IN_CALL, IN_TUPLE, Do
 from replay.objects.language import INIT, Expression
 from replay.support.names import nearest
 
@@ -126,12 +127,16 @@ class Expressions(Emitter):
         self._scope.used.add(form.new)
         if self._scope.is_variable(form.new):
             self._problem(f"{form.new!r} is a variable here, so the class cannot be called here")
-        init = self._program.classes[form.new].methods.get(INIT)
+        owner, is_exception = with_init(self._program, form.new), bool(self._program.classes[form.new].base)
+        if is_exception and owner is None:
+            self._new_exception(form.new, form.with_)
+            return
+        init = self._program.classes[owner].methods[INIT] if owner else None
         wanted, which = len(init.parameters) if init else 0, self._classes.index(form.new)
         if wanted != len(form.with_):
             has = f"{INIT} of {form.new} has {wanted} parameters" if init else f"{form.new} has no {INIT}"
             self._problem(f"{has}, and is called with {len(form.with_)}")
-        if init is None:
+        if owner is None:
             self._emit(Do.NEW, which)
             return
         depth = self._depth
@@ -140,9 +145,25 @@ class Expressions(Emitter):
             self._expression(each)
         self._depth = depth  # what follows is not on CPython's stack
         self._emit(Do.MAKE_ARGUMENTS, wanted, which)
-        self._emit(Do.NEW, which, IN_CALL)
-        self._emit(Do.CALL_INIT, self._init_of(form.new), wanted)
+        if is_exception:
+            self._emit(Do.NEW_EXCEPTION, exception_number(self._program, form.new), IN_TUPLE)
+            self._depth += 1
+        else:
+            self._emit(Do.NEW, which, IN_CALL)
+        self._emit(Do.CALL_INIT, self._init_of(owner), wanted)
         self._emit(Do.END_INIT, wanted)
+
+    def _new_exception(self, name: str, arguments: list[Expression]) -> None:
+        """Emits the call of a class of exceptions."""
+        which, depth = exception_number(self._program, name), self._depth
+        self._scope.used.add(name)
+        self._depth += 1  # the class
+        for each in arguments:
+            self._expression(each)
+        self._depth = depth
+        self._emit(Do.ARGUMENTS, len(arguments), which)
+        self._emit(Do.NEW_EXCEPTION, which, len(arguments))
+        self._depth = depth + 1
 
     def _init_of(self, name: str) -> int:
         """Returns the number of the function `__init__` of a class."""
@@ -209,6 +230,26 @@ class Expressions(Emitter):
             self._expression(form.default)
         self._depth -= 1
         self._emit(Do.NEXT_OF, int(form.default is not None))
+
+    @_expression.register
+    def _(self, form: language.Await) -> None:
+        if not self._is_coroutine:
+            self._problem("`await` is supported in functions with `coroutine: true` and without `yield` only")
+        self._expression(form.await_)
+        self._emit(Do.AWAIT)
+        self._delegate()
+
+    def _delegate(self) -> None:
+        """Emits the loop that passes on what the generator or iterator on the stack yields."""
+        send = self._emit(Do.SEND)
+        self._emit(Do.YIELD_AGAIN)
+        self._jump_here(send)
+
+    @_expression.register
+    def _(self, form: language.Steps) -> None:
+        self._expression(form.steps)
+        self._emit(Do.TUPLE, 1)
+        self._emit(Do.STEPS)
 
     @_expression.register
     def _(self, form: language.NewLock) -> None:

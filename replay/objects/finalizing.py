@@ -6,7 +6,7 @@ After finalizers, what can be reached again is no garbage.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.closing import close_generator
+from replay.objects.closing import close_generator, warns
 from replay.objects.collector import (
     CALL_BACK,
     FINALIZE,
@@ -79,7 +79,7 @@ def _finalize(machine):
         following = np.int64(entry.next)
         untrack(heap, number)
         track(heap, number, done)
-        if entry.kind == GENERATOR:
+        if entry.kind == GENERATOR and not warns(machine, number):
             refer(heap, number)
             drop(heap, number)
             close_generator(machine, number)

@@ -5,7 +5,8 @@ Up to 3.10, every call has one. It is a record only from the first traceback on;
 refers to the frame object of its caller.
 
 A call that ends while others refer to its frame object leaves its variables there. Then the object's items are the
-variables in the order in which they die, and the frame object of the caller. The collector tracks it from then on.
+function, from 3.11 on if it is in a variable, the variables in the order in which they die, and the frame object of the
+caller. The collector tracks it from then on.
 """
 
 import numpy as np
@@ -31,9 +32,17 @@ def function_at(machine, depth):
 
 
 @leaf
+def bottom_depth(machine):
+    """Returns the depth of the first call of a thread: 1, or 0 for `main`."""
+    return np.int64(machine.state[0].arguments > 0)
+
+
+@leaf
 def needs_frame_object(machine, depth):
     """Whether the frame object of a running call has to be allocated before another object can refer to it."""
-    return depth >= 0 and machine.frames[depth].object == 0 and machine.heap.rules[0].frame_base == 0
+    if depth < bottom_depth(machine) or machine.heap.rules[0].frame_base:
+        return False
+    return machine.frames[depth].object == 0
 
 
 @leaf
@@ -68,16 +77,18 @@ def leave_variables(machine):
     heap, state = machine.heap, machine.state[0]
     count, frame = machine.functions[state.function].locals, machine.frames[state.depth]
     number, caller = np.int64(frame.object), np.int64(0)
-    if state.depth:
+    if state.depth > bottom_depth(machine):
         caller = frame_object(machine, state.depth - 1)
         refer(heap, caller)
-    give_items(heap, number, count + 1)
+    give_items(heap, number, count + 2)
     entry = heap.objects[number]
+    has_function = frame.has_callee and not heap.rules[0].frame_base
+    heap.items[entry.first] = machine.stack[state.locals - 1] if has_function else 0
     for index in range(count):
         slot = count - 1 - index if heap.rules[0].locals_from_last else index
-        heap.items[entry.first + index] = machine.stack[state.locals + slot]
-    heap.items[entry.first + count] = caller
-    entry.length = count + 1
+        heap.items[entry.first + 1 + index] = machine.stack[state.locals + slot]
+    heap.items[entry.first + 1 + count] = caller
+    entry.length = count + 2
     track(heap, number, heap.generations[0].ring)
     entry.refs -= 1
     frame.object = 0

@@ -6,7 +6,18 @@ A function's closure is a tuple of cells. A function of the program itself, or o
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import CELL, FUNCTION, INSTANCE, METHOD, OPEN, drop, new_object, refer
+from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
+    CELL,
+    EXCEPTION,
+    FUNCTION,
+    INSTANCE,
+    METHOD,
+    OPEN,
+    drop,
+    new_object,
+    refer,
+)
 from replay.objects.instructions import SLOT_BITS
 from replay.objects.machine import (
     DELETE_CELL,
@@ -41,16 +52,23 @@ def bind_method(machine, number, name):
     heap = machine.heap
     made = new_object(heap, METHOD, np.int64(METHOD_BYTES), np.int64(0))
     heap.objects[made].owner = number
-    heap.objects[made].capacity = machine.methods[heap.objects[number].owner, name]
+    heap.objects[made].capacity = machine.methods[class_of(heap.objects[number]), name]
     push(machine, made)
     return True
+
+
+@leaf
+def class_of(entry):
+    """Returns the class of an instance, or of an exception; the latter is below 0 for built-in classes."""
+    return np.int64(entry.owner - BUILTIN_EXCEPTIONS if entry.kind == EXCEPTION else entry.owner)
 
 
 @leaf
 def method_of(machine, number, name):
     """Returns the function that an instance has as its method of this name, 0 for none."""
     entry = machine.heap.objects[number]
-    return np.int64(machine.methods[entry.owner, name] if entry.kind in (INSTANCE, OPEN) else 0)
+    has_methods = entry.kind in (INSTANCE, OPEN, EXCEPTION) and class_of(entry) >= 0
+    return np.int64(machine.methods[class_of(entry), name] if has_methods else 0)
 
 
 @leaf
@@ -67,6 +85,12 @@ def make_cell(machine, now, apart):
     machine.stack[state.locals + slot] = cell
     state.checks = machine.instructions[state.at].op != MAKE_CELL
     return True
+
+
+@leaf
+def cell_slot(heap, slots):
+    """Returns one of two slots of a cell, that from 3.11 on and above it that up to 3.10."""
+    return np.int64(slots >> SLOT_BITS if heap.rules[0].cells_apart else slots & SLOT_MASK)
 
 
 @leaf

@@ -16,8 +16,9 @@ from replay.objects.calls import enter_frame
 from replay.objects.heap import (
     GENERATOR,
     GENERATOR_FRAME,
+    STEPS,
+    TUPLE,
     drop,
-    drop_leaf,
     free_counted_block,
     give_items,
     new_object,
@@ -25,27 +26,34 @@ from replay.objects.heap import (
     take_items,
     track,
 )
+from replay.objects.instructions import COROUTINE
 from replay.objects.machine import (
     ALREADY_RUNNING,
+    AWAITED,
     DEPTH_MAX,
     GENERATOR_ENDED,
     MAKE_FRAME,
     MAKE_GENERATOR,
     NEXT_OF,
+    NONE,
     NOT_GENERATOR,
+    RESULT_LOST,
+    SEND,
     TOO_DEEP,
+    TUPLE_RETURNED,
     YIELD,
     fail,
     pop,
     push,
 )
-from replay.objects.running_generators import ENDED, RUNNING, values_of
+from replay.objects.running_generators import ENDED, RUNNING, coroutine_of, values_of
 
 
 @leaf
 def generator_bytes(heap, called):
     """Returns the size of a generator of a function."""
-    return heap.rules[0].generator_bytes + 8 * called.slots
+    more = heap.rules[0].coroutine_more if called.coroutine == COROUTINE else np.int64(0)
+    return heap.rules[0].generator_bytes + more + 8 * called.slots
 
 
 @leaf
@@ -114,16 +122,16 @@ def resume(machine, generator):
     state.top = state.locals + values.length
     values.length, entry.capacity = 0, RUNNING
     called, frame = machine.functions[state.function], machine.frames[state.depth]
-    frame.generator = generator
+    frame.generator, frame.has_callee = generator, 0
     if heap.rules[0].exit_bytes:
         frame.block = heap.items[values.first + called.locals + called.stack]
     called.warmth += 1
-    state.checks = 1
+    state.checks = machine.instructions[state.at].op != SEND
     return True
 
 
 @leaf
-def _suspend(machine):
+def suspend(machine):
     """Returns to the caller; the generator keeps its values, except the top one of the stack, which is returned."""
     heap, state = machine.heap, machine.state[0]
     result, frame = pop(machine), machine.frames[state.depth]
@@ -173,9 +181,9 @@ def _end_next(machine, result, has_ended):
 
 @leaf
 def _end_generator(machine):
-    """Ends the function of a generator: its values die, then the caller has no next item."""
+    """Ends the function of a generator: its values die, then the caller has no next item, or the result of `await`."""
     heap, state = machine.heap, machine.state[0]
-    drop_leaf(heap, pop(machine))  # None
+    result = pop(machine)
     frame, locals_ = machine.frames[state.depth], np.int64(state.locals)
     number, count = np.int64(frame.generator), np.int64(machine.functions[state.function].locals)
     entry = heap.objects[number]
@@ -184,7 +192,15 @@ def _end_generator(machine):
     entry.capacity = ENDED
     _leave(machine)
     caller = machine.instructions[state.at - 1]
-    if caller.op == NEXT_OF:
+    if caller.op == SEND:
+        if heap.rules[0].wraps_tuples and heap.objects[result].kind == TUPLE:
+            return fail(machine, TUPLE_RETURNED, np.int64(0), np.int64(0))
+        state.at = caller.other
+        drop(heap, pop(machine))
+        push(machine, result)
+    elif result != machine.ints.shape[0] + 1 + NONE:
+        return fail(machine, RESULT_LOST, np.int64(0), np.int64(0))
+    elif caller.op == NEXT_OF:
         if not caller.argument:
             return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
         _end_next(machine, np.int64(0), True)
@@ -217,6 +233,15 @@ def _end_loop(machine):
 
 
 @leaf
+def next_of_steps(machine, steps):
+    """Resumes the coroutine of a loop, or of a call of `next`, over its steps."""
+    coroutine = np.int64(machine.heap.objects[steps].owner)
+    if machine.heap.objects[coroutine].capacity == ENDED:
+        return fail(machine, AWAITED, np.int64(0), np.int64(0))
+    return resume(machine, coroutine)
+
+
+@leaf
 def next_of_generator(machine, generator):
     """Resumes the generator of a loop, or ends the loop. The instruction's argument counts its generators."""
     machine.instructions[machine.state[0].at - 1].argument += 1
@@ -232,7 +257,9 @@ def _next_of(machine, has_default):
     state = machine.state[0]
     number = np.int64(machine.stack[state.top - 1 - has_default])
     entry = machine.heap.objects[number]
-    if entry.kind != GENERATOR:
+    if entry.kind == STEPS:
+        return next_of_steps(machine, number)
+    if entry.kind != GENERATOR or coroutine_of(machine, number) == COROUTINE:
         return fail(machine, NOT_GENERATOR, np.int64(0), np.int64(0))
     if entry.capacity != ENDED:
         return resume(machine, number)
@@ -250,7 +277,7 @@ def do_generator(machine, op, argument):
     if op == MAKE_GENERATOR:
         return _make_generator(machine, argument)
     if op == YIELD:
-        return _suspend(machine)
+        return suspend(machine)
     if op == NEXT_OF:
         return _next_of(machine, argument)
     return _end_generator(machine)

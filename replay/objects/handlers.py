@@ -12,7 +12,7 @@ number of values that remain on the stack.
 from typing import NamedTuple
 
 from replay.jit.arrays import record
-from replay.objects.language import EXCEPTIONS, Statement
+from replay.objects.language import Statement
 from replay.support.yaml_documents import Location
 
 REGION = record("kind", "target", "depth", "variable", "outer")
@@ -31,7 +31,12 @@ exception; they never run."""
 TRIES_BITS = 8
 """Above the flags is the number of `try` that start with an instruction."""
 UNKNOWN = 2
-CLASS_BITS = 32
+IN_CELL = 1 << 50
+"""A variable of a handler is its slot, counted from 1, or a cell: this, the slot of the cell from 3.11 on, and above
+SLOT_BITS that up to 3.10."""
+CLASS_BITS, LENGTH_MASK, NAMED_BEFORE = 48, 0xFF, 1 << 60
+"""Of the argument of MATCH: bits of classes; above them the length of the tuple of classes, and whether the `except`
+before it has a variable."""
 
 
 class Block(NamedTuple):
@@ -42,23 +47,3 @@ class Block(NamedTuple):
     region: int = 0
     body: list[Statement] = []  # noqa: RUF012
     place: Location = ()
-
-
-def exception_index(name: object) -> int:
-    """Returns the number of an exception's class."""
-    return [*EXCEPTIONS].index(str(name))
-
-
-def matching(names: str | list[str]) -> int:
-    """Returns the argument of MATCH: a bit for each class that `except` matches, and the length of its tuple."""
-    wanted = {names} if isinstance(names, str) else {*names}
-    bits = sum(1 << index for index, name in enumerate(EXCEPTIONS) if wanted & {*_bases(name)})
-    return bits | (0 if isinstance(names, str) else len(names)) << CLASS_BITS
-
-
-def _bases(name: str) -> list[str]:
-    """Returns the name of an exception, and of its base classes."""
-    found = [name]
-    while EXCEPTIONS[found[-1]] != found[-1]:
-        found.append(EXCEPTIONS[found[-1]])
-    return found

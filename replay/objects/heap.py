@@ -20,6 +20,7 @@ import numpy as np
 
 from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, leaf
+from replay.objects.language import EXCEPTIONS
 from replay.trace import Domain, Op
 
 IMMORTAL = 1 << 40
@@ -81,7 +82,9 @@ class Kind(IntEnum):
     """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
     EXIT_TRACEBACK = auto()
     EXIT = auto()
-    """The exception that closes a generator, in 3.12."""
+    """The exception that closes a generator, from 3.12 on."""
+    STEPS = auto()
+    """An iterator that runs a coroutine."""
     WEAKREF = auto()
     """A weak reference: see `replay.objects.weak_references`."""
 
@@ -90,7 +93,7 @@ class Kind(IntEnum):
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
     LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
-    WEAKREF,
+    STEPS, WEAKREF,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 
 
@@ -101,7 +104,8 @@ def _kinds(*kinds: int) -> int:
 
 WITH_HEADER = _kinds(
     TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
-    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT, WEAKREF,
+    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    STEPS, WEAKREF,
 )  # fmt: skip
 """Kinds of objects with the collector's header."""
 WITH_ITEMS = _kinds(
@@ -126,6 +130,8 @@ OBSERVED = -2
 """Position of an object that is going to end, before its finalizer and the callbacks of its weak references."""
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
+EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
+"""Items of an exception; numbers of classes from the second on are those of the program."""
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
 TUPLES_KEPT = 21
@@ -142,7 +148,7 @@ OBJECT = record(
 `room`: the chunk of items, as a power of two. `capacity`: allocated items of a list; the end of a range's iterator;
 which text a constant is, 0 for one of the letter x only; the function of a bound method; flags of an instance.
 `owner`: class of an instance, sequence of an iterator, length of a range as an object, keys of a dict, closure of a
-function, content of a cell, instance of a bound method.
+function, content of a cell, instance of a bound method, coroutine of its steps.
 Of generators and their frames: see `replay.objects.generators`.
 `next`, `previous`: neighbours in a generation, 0 if not tracked. `outer_refs`, `found`: of the collector."""
 DYING = record("object", "position")
@@ -182,12 +188,13 @@ RULES = record(
     "instance_bytes", "splits_dicts", "values_inline", "sets_reuse", "frozen_twice", "right_first", "item_key_first",
     "stores_specialised", "from_top", "method_first", "index_first", "list_before_item",
     "function_bytes", "cells_apart", "inits_inline", "slots_inline", "copies_arguments", "arguments_forward",
-    "exception_bytes", "exception_first", "separate_traceback", "handlers_last", "delays_exceptions",
-    "pushes_addresses", "pushes_places",
+    "exception_bytes", "own_exception_bytes", "exception_first", "separate_traceback", "handlers_last",
+    "delays_exceptions", "pushes_addresses", "pushes_places",
     "thread_state_bytes", "thread_state_op", "boot_bytes", "boot_domain", "callback_bytes", "handle_bytes",
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
+    "coroutine_more", "links_caller", "wraps_tuples",
     "weakref_bytes", "weakref_slot_bytes", "calls_alone", "keeps_references", "clears_references_again",
     "resurrects_all",
 )  # fmt: skip
@@ -520,20 +527,21 @@ def references_to_drop(heap, number):
 
 
 @leaf
-def is_nested(heap, kind):
-    """Whether freeing an object of a kind counts for the trashcan."""
+def is_nested(heap, number):
+    """Whether freeing an object counts for the trashcan."""
     if heap.rules[0].trashcan_levels == 0:
         return False
-    if kind == EXCEPTION:
-        return heap.rules[0].delays_exceptions > 0
-    return is_one_of(kind, NESTED)
+    entry = heap.objects[number]
+    if entry.kind == EXCEPTION:
+        return heap.rules[0].delays_exceptions > 0 or entry.owner >= BUILTIN_EXCEPTIONS
+    return is_one_of(entry.kind, NESTED)
 
 
 @leaf
 def _enters_trashcan(heap, number):
     """Counts an object that is going to be freed; returns True if it is delayed instead."""
     collector, entry = heap.collector[0], heap.objects[number]
-    if not is_nested(heap, entry.kind):
+    if not is_nested(heap, number):
         return False
     if collector.nesting < heap.rules[0].trashcan_levels:
         collector.nesting += 1
@@ -663,7 +671,7 @@ def drop_next(heap):
         free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
     if entry.kind in (DICT, VECTOR) and entry.owner:
         leave_keys(heap, entry.owner)
-    is_counted, is_kept = is_nested(heap, entry.kind), entry.kind == FRAME and heap.rules[0].frame_base > 0
+    is_counted, is_kept = is_nested(heap, number), entry.kind == FRAME and heap.rules[0].frame_base > 0
     if not is_kept:
         end_object(heap, number)
     if is_counted:

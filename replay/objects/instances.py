@@ -19,9 +19,10 @@ import numpy as np
 from replay.jit.arrays import record
 from replay.jit.compiling import leaf
 from replay.objects.dicts import DICT_BYTES, find, grown_slots, insert, insert_entry, new_table, track_dict, usable
-from replay.objects.functions import bind_method
+from replay.objects.functions import bind_method, class_of
 from replay.objects.heap import (
     DICT,
+    EXCEPTION,
     HAS_DICT,
     INSTANCE,
     MALLOC,
@@ -42,9 +43,9 @@ from replay.objects.heap import (
 from replay.objects.machine import IS_METHOD, NO_VALUE, fail, pop, push
 
 CLASS = record("slots", "usable", "entries", "keys", "traits", "finalizer")
-"""`slots`: -1 if instances have a dict. `traits`: flags of new instances. `finalizer`: the function that
-finalizes them. `usable`, `entries`: of the shared keys, from 3.11 on. `keys`: the shared table
-of keys up to 3.10, 0 for none."""
+"""`slots`: -1 if instances have a dict, EXCEPTIONAL of classes of exceptions. `traits`: flags of new instances.
+`finalizer`: the function that finalizes them. `usable`, `entries`: of the shared keys, from 3.11 on. `keys`: the shared
+table of keys up to 3.10, 0 for none."""
 SHARED_KEYS = 30
 
 
@@ -99,26 +100,24 @@ def _inline_bytes(count):
 def open_attribute(machine, number, name, is_set):
     """Pushes an attribute of an instance, which was popped; or sets it to the value on the stack."""
     heap, entry = machine.heap, machine.heap.objects[number]
+    which, in_dict = class_of(entry), heap.rules[0].splits_dicts or entry.kind == EXCEPTION
     if is_set:
-        if machine.methods[entry.owner, name]:
+        if machine.methods[which, name]:
             return fail(machine, IS_METHOD, name, np.int64(0))
         value = pop(machine)
-        if heap.rules[0].splits_dicts:
-            old = _set_in_dict(machine, number, name, value)
-        else:
-            old = _set_in_values(machine, number, name, value)
+        old = _set_in_dict(machine, number, name, value) if in_dict else _set_in_values(machine, number, name, value)
         drop(heap, number)
         if old:
             drop(heap, old)
         return True
     value = np.int64(0)
-    if entry.capacity & HAS_DICT or heap.rules[0].splits_dicts:
-        if entry.length:
-            value = _get_in_dict(machine, entry.owner, np.int64(heap.items[entry.first]), name)
-    elif machine.slots[entry.owner, name] >= 0:
-        value = np.int64(heap.items[entry.first + machine.slots[entry.owner, name]])
+    if in_dict or entry.capacity & HAS_DICT:
+        if heap.items[entry.first]:
+            value = _get_in_dict(machine, which, np.int64(heap.items[entry.first]), name)
+    elif machine.slots[which, name] >= 0:
+        value = np.int64(heap.items[entry.first + machine.slots[which, name]])
     if value == 0:
-        if machine.methods[entry.owner, name]:
+        if machine.methods[which, name]:
             return bind_method(machine, number, name)
         return fail(machine, NO_VALUE, name, np.int64(0))
     refer(heap, value)
@@ -193,27 +192,29 @@ def _get_in_dict(machine, which, number, name):
 def _set_in_dict(machine, number, name, value):
     """Sets an attribute in the dict of an instance, as `_PyObjectDict_SetItem` does; returns its previous value."""
     heap, entry = machine.heap, machine.heap.objects[number]
-    kind = machine.classes[entry.owner]
-    if entry.length == 0:
+    which = class_of(entry)
+    kind = machine.classes[which]
+    if heap.items[entry.first] == 0:
         made = _new_split(heap, kind.keys) if kind.keys else new_object(heap, DICT, np.int64(DICT_BYTES), np.int64(0))
-        give_items(heap, number, np.int64(1))
+        if entry.kind == OPEN:
+            give_items(heap, number, np.int64(1))
+            entry.length = 1
         heap.items[entry.first] = made
-        entry.length = 1
     attributes = np.int64(heap.items[entry.first])
     shared, key = heap.objects[attributes].owner, np.int64(machine.attributes[name])
-    if heap.objects[attributes].vector and _fits(machine, entry.owner, attributes, name):
+    if heap.objects[attributes].vector and _fits(machine, which, attributes, name):
         track_dict(heap, attributes, value)
-        old = np.int64(heap.items[heap.objects[attributes].first + machine.slots[entry.owner, name]])
-        heap.items[heap.objects[attributes].first + machine.slots[entry.owner, name]] = value
+        old = np.int64(heap.items[heap.objects[attributes].first + machine.slots[which, name]])
+        heap.items[heap.objects[attributes].first + machine.slots[which, name]] = value
         heap.objects[attributes].length += old == 0
         return old
     if heap.objects[attributes].vector:
-        _combine(machine, entry.owner, attributes)
+        _combine(machine, which, attributes)
     old = insert(heap, attributes, key, value)
     if shared and shared == kind.keys and heap.objects[attributes].owner != shared:
         kind.keys = 0
         if heap.objects[shared].refs == 1:  # of the class only
-            _share(machine, entry.owner, attributes)
+            _share(machine, which, attributes)
         leave_keys(heap, shared)
     return old
 

@@ -22,6 +22,11 @@
     GENERATOR_FRAME f, GENERATOR f   pop the arguments, and push a generator: first its frame, then the object
     YIELD d            pops a value, and pushes it in the caller; d: see `_distances`. END_GENERATOR pops None
     NEXT_OF d          pops a generator, and a default if d is 1; pushes the generator's next value. CLOSE
+    AWAIT              checks that the value on the stack can be awaited
+    SEND               resumes the generator or iterator on the stack, and pushes what it yields. At its end, replaces
+                       it by its result, and jumps to `other`
+    YIELD_AGAIN        pops a value, and pushes it in the caller; continues with the SEND before it
+    STEPS              replaces a tuple of a coroutine by an iterator that runs it
     CHOOSE steps       jumps to `other` unless a random byte is below `steps`
     MAKE_CELL s        moves a variable to a cell. The slots of cells are `argument` and, up to 3.10, `other`
     LOAD_CELL, STORE_CELL, DELETE_CELL
@@ -33,14 +38,15 @@
     MAKE_ARGUMENTS n   pushes places for two blocks, and a tuple of the n arguments of class `other`, or 0 for none
     CALL_INIT f        calls `__init__` with the instance on the stack and the `other` arguments below it
     END_INIT n         pops the result, the instance, and all that MAKE_ARGUMENTS pushed and found; pushes the instance
-    ARGUMENTS n        pops n values, and pushes the tuple of arguments; up to 3.13
-    NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k
-    RAISE              pops and raises an exception; RAISE_CLASS k raises a new one
+    ARGUMENTS n k      pops n values, and pushes the tuple of arguments for class k; of built-in classes up to 3.13
+    NEW_EXCEPTION k n  pops n arguments, and pushes an exception of class k; IN_TUPLE: they are those of MAKE_ARGUMENTS
+    RAISE 0 c          pops an exception and raises it; RAISE_CLASS k c raises a new one. c: whether its cause is popped
+                       first
     MATCH classes      jumps to `other` unless the handled exception is one of these classes
     HANDLED            pushes the handled exception
-    LEAVE_HANDLER v    ends a handler, and unbinds the variable v - 1, if not 0
+    LEAVE_HANDLER v    ends a handler, and unbinds the variable v, if not 0: see `replay.objects.handlers`
     RERAISE            raises the handled exception again
-    UNBIND slot        unbinds a variable, if it is bound
+    UNBIND v           unbinds a variable, if it is bound
     ENTER_FINALLY      pushes the place where CPython 3.8 continues after a `finally` that a `return` runs
     LEAVE_FINALLY      pops it
     RAISE_AGAIN        raises the handled exception again, as a statement
@@ -72,12 +78,25 @@ from replay.support.yaml_documents import Location
 INSTRUCTION = record("op", "argument", "other", "line", "runs")
 """`runs`: how often the machine has run the instruction."""
 FUNCTION = record(
-    "start", "parameters", "locals", "stack", "stack_3_8", "block", "room", "warmth", "free", "object_bytes", "slots"
+    "start",
+    "parameters",
+    "locals",
+    "stack",
+    "stack_3_8",
+    "block",
+    "room",
+    "warmth",
+    "free",
+    "object_bytes",
+    "slots",
+    "coroutine",
 )
 """`locals`: number of variables; the last `free` are the cells of the closure. `stack`: the largest number of values on
 CPython's stack; it differs in 3.8. `block`, `room`: memory of the frame for the function's next call, and its number of
 variables and values. `warmth`: calls and jumps back so far. `object_bytes`: size of a frame object, from 3.11 on.
-`slots`: variables and values in a generator or frame object, from 3.11 on."""
+`slots`: variables and values in a generator or frame object, from 3.11 on. `coroutine`: AWAITABLE for generators that
+can be awaited, COROUTINE for coroutines, else 0."""
+AWAITABLE, COROUTINE = 1, 2
 
 
 class Do(IntEnum):
@@ -169,6 +188,10 @@ class Do(IntEnum):
     END_GENERATOR = auto()
     NEXT_OF = auto()
     CLOSE = auto()
+    AWAIT = auto()
+    SEND = auto()
+    YIELD_AGAIN = auto()
+    STEPS = auto()
     PACK_ARGUMENTS = auto()
     WEAKREF = auto()
     REFERENT = auto()
@@ -180,14 +203,19 @@ SWITCHES = get_args(language.SwitchCollector.model_fields["collector"].annotatio
 """What SWITCH_COLLECTOR can do, by its argument: disable, enable, freeze, unfreeze."""
 SMALL_PLACE = 256
 """The largest integer that exists once in 3.12."""
-IN_CALL = 1
-"""Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`."""
+EXCEPTIONAL = -2
+"""Instead of the number of slots: instances of the class are exceptions."""
+IN_TUPLE = -1
+"""`other` of NEW_EXCEPTION before a call of `__init__`."""
+IN_CALL, IN_DELEGATION = 1, 2
+"""Argument of ITERATE for a call of `iter`, and `other` of NEW before a call of `__init__`; argument of ITERATE for
+`yield from`."""
 SLOT_BITS = 20
 """Of MAKE_CELL: `other` is a slot, and above these bits the parameter that is moved to it, counted from 1."""
 MORE = {Do.HALF: 1, Do.POP_LAST: 1, Do.CLEAR: 1, Do.LENGTH: 1, Do.NEW: 1, Do.RANGE: 2, Do.CHOOSE: 2,
          Do.COLLECT: 3, Do.SWITCH_COLLECTOR: 2, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2,
          Do.LOCK: 1, Do.QUEUE: 1, Do.ACQUIRE: 1, Do.RELEASE: 1, Do.TAKE: 1, Do.SLEEP: 2,
-         Do.CLOSE: 1, Do.IS_NONE: 1}  # fmt: skip
+         Do.CLOSE: 1, Do.SEND: 1, Do.STEPS: 1, Do.IS_NONE: 1}  # fmt: skip
 """Values that CPython has on the stack for a while: a function, a method, a constant."""
 _PUSHED = {Do.CONSTANT, Do.LOAD, Do.NEW, Do.RANGE, Do.NEXT, Do.FOUND, Do.SWITCH_COLLECTOR, Do.LOAD_CELL,
            Do.LOAD_CLOSURE, Do.MAKE_FUNCTION, Do.LOAD_METHOD, Do.HANDLED, Do.ENTER_FINALLY, Do.LOCK, Do.QUEUE,
@@ -218,9 +246,9 @@ def effect(do: Do, argument: int, program: Program) -> int:
 class Code(NamedTuple):
     """The code of a program.
 
-    `classes`: the number of slots of each class, -1 for instances with a dict. `slots`: the slot of each attribute in
-    each class, -1 for none. `methods`: the function of each method in each class, -1 for none. `own`: the attributes
-    that methods of each class assign to `self`, in order of name.
+    `classes`: the number of slots of each class, -1 for instances with a dict, EXCEPTIONAL for exceptions. `slots`: the
+    slot of each attribute in each class, -1 for none. `methods`: the function of each method in each class, -1 for
+    none. `own`: the attributes that methods of each class assign to `self`, in order of name.
     """
 
     instructions: np.ndarray
@@ -243,8 +271,9 @@ class Code(NamedTuple):
     """Flags of each instruction: see `replay.objects.handlers`."""
     positions: list[tuple[int, ...]]
     """Of each instruction, in the order in which CPython 3.8 compiles them."""
-    stack_sizes: dict[tuple[int, int], list[int]]
-    """The stack size of each function in CPython, by release from 3.11 on, if the program has generators."""
+    function_slots: dict[tuple[int, int], list[int]]
+    """The number of variables and values of each function in CPython, by release from 3.11 on, if the program has
+    exceptions or generators."""
     finalizers: list[int]
     """The function that finalizes instances of each class, -1 for none."""
     end_call: int = 0

@@ -33,7 +33,7 @@ EXCEPTIONS = {
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}
-RESERVED |= {"ref", "start_new_thread", "allocate_lock", "SimpleQueue", "sleep"}
+RESERVED |= {"ref", "start_new_thread", "allocate_lock", "SimpleQueue", "sleep", "coroutine"}
 """Names of functions, classes and constants in the program's twin."""
 
 
@@ -66,19 +66,10 @@ def _unreserved(name: str) -> str:
     return name
 
 
-def _exception(name: str) -> str:
-    """Returns the name of an exception; raises ValueError for others."""
-    if name not in EXCEPTIONS:
-        raise ValueError(f"unknown exception {name!r}; {nearest(name, [*EXCEPTIONS])}")
-    return name
-
-
 def _exceptions(names: Any) -> Any:
-    """Returns the name of an exception, or a list of them; raises ValueError for others."""
+    """Returns a name, or a list of them; raises ValueError for others."""
     if not isinstance(names, (str, list)) or not names:
         raise ValueError("expected an exception such as `KeyError`, or a list of them")
-    for name in [names] if isinstance(names, str) else names:
-        _exception(str(name))
     return names
 
 
@@ -210,10 +201,22 @@ class FirstKey(Form):
 
 
 class Next(Form):
-    """`next(g)`, of a generator, or `next(g, a)`: a statement or an expression."""
+    """`next(g)`, of a generator or the steps of a coroutine, or `next(g, a)`: a statement or an expression."""
 
     next: Place
     default: "Expression | None" = None
+
+
+class Await(Form):
+    """`await a`, of a coroutine or of a generator that can be awaited: a statement or an expression."""
+
+    await_: "Expression" = Field(alias="await")
+
+
+class Steps(Form):
+    """`a.__await__()`, of a coroutine: an iterator that runs it, up to where it is suspended next."""
+
+    steps: "Expression"
 
 
 class NewLock(Form):
@@ -334,8 +337,14 @@ class Yield(Form):
     yield_: "Expression" = Field(alias="yield")
 
 
+class YieldFrom(Form):
+    """`yield from g`, of a generator, a list or a tuple. The function is a generator function."""
+
+    yield_from: Place
+
+
 class Close(Form):
-    """`g.close()`, of a generator."""
+    """`g.close()`, of a generator or coroutine."""
 
     close: Place
 
@@ -395,20 +404,46 @@ class Return(Form):
 
 
 class Raise(Form):
-    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`."""
+    """`raise ValueError(a, b)`; without `with`, `raise ValueError`. Also `raise e`, of an exception, and `raise`.
+
+    `from: e` is its cause; an empty `from:` is `from None`."""
 
     raise_: "Expression | None" = Field(alias="raise")
     with_: list["Expression"] | None = Field(default=None, alias="with")
+    from_: "Expression | None" = Field(default=None, alias="from")
+
+    @property
+    def has_cause(self) -> bool:
+        """Whether it has a `from`."""
+        return "from_" in self.model_fields_set
+
+
+class Handler(Form):
+    """`except ValueError as e:` with the statements `handle`."""
+
+    except_: ExceptionNames = Field(alias="except")
+    as_: Name | None = Field(default=None, alias="as")
+    handle: Annotated[list["Statement"], Field(min_length=1)]
 
 
 class Try(Form):
-    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both."""
+    """`try:`, and `except ValueError as e:` with the statements `handle`, or `finally:`, or both.
+
+    Several `except` are a list of `handlers`."""
 
     try_: Annotated[list["Statement"], Field(alias="try", min_length=1)]
     except_: ExceptionNames | None = Field(default=None, alias="except")
     as_: Name | None = Field(default=None, alias="as")
     handle: Annotated[list["Statement"], Field(min_length=1)] | None = None
+    handlers: Annotated[list[Handler], Field(min_length=1)] | None = None
     finally_: Annotated[list["Statement"], Field(min_length=1)] | None = Field(default=None, alias="finally")
+
+    @property
+    def clauses(self) -> list[Handler]:
+        """All `except`, also that without a list."""
+        if self.handlers is not None or self.except_ is None or self.handle is None:
+            return self.handlers or []
+        return [Handler.model_construct(except_=self.except_, as_=self.as_, handle=self.handle)]
 
 
 class Repeat(Form):
@@ -420,7 +455,7 @@ class Repeat(Form):
 
 
 class Each(Form):
-    """`for x in xs:`, of a list, a tuple, the keys of a dict, or a generator."""
+    """`for x in xs:`, of a list, a tuple, the keys of a dict, a generator, or the steps of a coroutine."""
 
     each: Place
     as_: Name = Field(alias="as")
@@ -464,6 +499,7 @@ EXPRESSIONS: dict[str, type[Form]] = {
         Text, Letters, Bytes, Half, Sum, Product, NewTuple, NewList, NewDict, NewSet, New, Call, Item, Length,
         FirstKey, Next,
         NewLock, NewQueue, Take,
+        Await, Steps,
         Weakref, Referent,
     )
 }  # fmt: skip
@@ -473,6 +509,7 @@ STATEMENTS: dict[str, type[Form]] = {
         Bind, Set, Drop, Append, Store, Delete, Add, Discard, Pop, Clear, Call, Collect, SwitchCollector, Return,
         Repeat, Each, Choose, IfKey, Define, Raise, Try, Start, Acquire, Release, Put, Sleep, Work,
         Yield, Next, Close,
+        YieldFrom, Await,
         IfNone,
     )
 }  # fmt: skip
@@ -524,6 +561,8 @@ Expression: TypeAlias = Annotated[
     | Annotated[NewQueue, Tag("queue")]
     | Annotated[Take, Tag("take")]
     | Annotated[Next, Tag("next")]
+    | Annotated[Await, Tag("await")]
+    | Annotated[Steps, Tag("steps")]
     | Annotated[Weakref, Tag("weakref")]
     | Annotated[Referent, Tag("referent")],
     Discriminator(_tag),
@@ -560,6 +599,8 @@ Statement: TypeAlias = Annotated[
     | Annotated[Yield, Tag("yield")]
     | Annotated[Next, Tag("next")]
     | Annotated[Close, Tag("close")]
+    | Annotated[YieldFrom, Tag("yield_from")]
+    | Annotated[Await, Tag("await")]
     | Annotated[IfNone, Tag("if_none")],
     Discriminator(_tag),
     _known("statement"),
@@ -569,6 +610,9 @@ Statement: TypeAlias = Annotated[
 class Function(Form):
     """A function. All its names are local to a call."""
 
+    coroutine: bool = False
+    """Whether a call returns a coroutine: `async def`. With `yield`, a call returns a generator that can be awaited, as
+    with `types.coroutine`."""
     parameters: list[Name] = Field(default_factory=list)
     do: Annotated[list[Statement], Field(min_length=1)]
 
@@ -579,6 +623,8 @@ class Class(Form):
     The first parameter of its methods is `self`, which is not listed.
     """
 
+    base: Annotated[str, Field(pattern=rf"^{_WORD}$")] | None = None
+    """A class of exceptions that it derives from. Its instances are exceptions."""
     slots: Annotated[list[Attribute], Field(min_length=1)] | None = None
     weakref: bool = False
     """Whether instances with `slots` can have weak references. Instances without `slots` can."""
@@ -626,3 +672,4 @@ class Program(Form):
 
 for _form in (*EXPRESSIONS.values(), *STATEMENTS.values()):
     _form.model_rebuild()
+Handler.model_rebuild()

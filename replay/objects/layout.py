@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from replay.jit.arrays import copied
-from replay.objects.handlers import COLD, DEAD, HAS_RESULT, JUMPS_BACK, NAME
+from replay.objects.handlers import COLD, DEAD, HAS_RESULT, IN_CELL, JUMPS_BACK, NAME
 from replay.objects.instructions import Code, Do
 
 BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE)
@@ -21,7 +21,9 @@ _IN_3_12 = {
     Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
     Do.UNWIND: 2, Do.LENGTH: 2, Do.APPEND: 3, Do.POP_LAST: 2, Do.CLEAR: 3, Do.ADD: 3, Do.DISCARD_ELEMENT: 3,
     Do.COLLECT: 4, Do.FOUND: 0, Do.SWITCH_COLLECTOR: 3, Do.FIRST_KEY: 3, Do.NEW_EXCEPTION: 2, Do.RAISE_CLASS: 2,
-    Do.LEAVE_HANDLER: 4, Do.ARGUMENTS: 0,
+    Do.LEAVE_HANDLER: 4, Do.ARGUMENTS: 0, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2, Do.CALL_VALUE: 2,
+    Do.MAKE_ARGUMENTS: 0, Do.CALL_INIT: 0, Do.END_INIT: 0, Do.START: 3, Do.ACQUIRE: 2, Do.RELEASE: 2, Do.PUT: 3,
+    Do.TAKE: 2, Do.SLEEP: 3, Do.LOCK: 2, Do.QUEUE: 2, Do.FILL_QUEUE: 0,
 }  # fmt: skip
 """Number of CPython 3.12's instructions for one, if not 1."""
 _LONGEST_COPY = 4
@@ -126,10 +128,10 @@ def _with_slots_of_3_8(code: Code) -> Code:
         order = [*dict.fromkeys(order)]
         names.append([own[slot] for slot in order])
         slots = np.argsort(order)
-        for do, less in ((Do.LOAD, 0), (Do.STORE, 0), (Do.DELETE, 0), (Do.UNBIND, 0), (Do.LEAVE_HANDLER, 1)):
-            chosen = (part["op"] == do) & (part["argument"] >= less)
+        for do, less in ((Do.LOAD, 0), (Do.STORE, 0), (Do.DELETE, 0), (Do.UNBIND, 1), (Do.LEAVE_HANDLER, 1)):
+            chosen = (part["op"] == do) & (part["argument"] >= less) & (part["argument"] < IN_CELL)
             part["argument"][chosen] = slots[part["argument"][chosen] - less] + less
         inside = np.unique(code.region_of[first:end])
-        chosen = inside[code.regions["kind"][inside] == NAME]
-        code.regions["variable"][chosen] = slots[code.regions["variable"][chosen]]
+        chosen = inside[(code.regions["kind"][inside] == NAME) & (code.regions["variable"][inside] < IN_CELL)]
+        code.regions["variable"][chosen] = slots[code.regions["variable"][chosen] - 1] + 1
     return code._replace(names=names)

@@ -30,6 +30,7 @@ from replay.objects.collector import (
     unfreeze,
 )
 from replay.objects.containers import attribute, change_list, item, list_of_constants, make_container
+from replay.objects.coroutines import do_coroutine, is_iterator
 from replay.objects.dicts import contains, do_dict, iterate_dict
 from replay.objects.exceptions import do_exception
 from replay.objects.finalizing import call_or_finalize_next
@@ -41,7 +42,6 @@ from replay.objects.heap import (
     DICT,
     EVENTS_A_STEP,
     FLOAT,
-    GENERATOR,
     INT,
     LIST,
     LIST_ITERATOR,
@@ -60,12 +60,13 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.instances import new_instance, new_open
-from replay.objects.instructions import IN_CALL, SWITCHES
+from replay.objects.instructions import IN_CALL, IN_DELEGATION, SWITCHES
 from replay.objects.machine import (
     ADD,
     APPEND,
     ARGUMENTS,
     ATTRIBUTE,
+    AWAIT,
     CALL,
     CALL_INIT,
     CALL_METHOD,
@@ -105,6 +106,7 @@ from replay.objects.machine import (
     MAKE_LIST,
     MAKE_RANGE,
     MAKE_SET,
+    MAKE_STEPS,
     MAKE_TUPLE,
     NEW,
     NEXT,
@@ -288,6 +290,8 @@ def _do_rare(machine, op, argument, other):
         return contains(machine, other)
     if op == CLOSE:
         return do_close(machine)
+    if AWAIT <= op <= MAKE_STEPS:
+        return do_coroutine(machine, op, other)
     if op in (ADD, DISCARD_ELEMENT):
         state.checks = 1
         return change_set(machine, op)
@@ -300,7 +304,7 @@ def _do_rare(machine, op, argument, other):
     if op >= MAKE_DICT:
         return do_dict(machine, op, argument)
     state.checks = op == ITERATE and argument == IN_CALL
-    return _compute_rare(machine, op)
+    return _compute_rare(machine, op, argument == IN_DELEGATION)
 
 
 @leaf
@@ -364,7 +368,7 @@ def _switch(machine, argument):
 
 
 @leaf
-def _compute_rare(machine, op):
+def _compute_rare(machine, op, delegates):
     """Runs one of the instructions that are left: HALF, LENGTH, ITERATE."""
     heap, number = machine.heap, pop(machine)
     entry = heap.objects[number]
@@ -376,10 +380,11 @@ def _compute_rare(machine, op):
         return True
     if op == ITERATE and entry.kind == RANGE:
         return iterate_range(machine, number)
-    if op == ITERATE and entry.kind == GENERATOR:
+    if op == ITERATE and is_iterator(machine, number, delegates):
         push(machine, number)
         return True
-    if entry.kind not in (LIST, TUPLE, DICT) and (op != LENGTH or entry.kind != SET):
+    is_table = (entry.kind == DICT and not delegates) or (entry.kind == SET and op == LENGTH)
+    if entry.kind not in (LIST, TUPLE) and not is_table:
         return fail(machine, NOT_SEQUENCE, np.int64(0), np.int64(0))
     if op == LENGTH:
         machine.state[0].checks = machine.instructions[machine.state[0].at - 1].runs == 1
@@ -486,7 +491,9 @@ def run_slice(machine, limit_ns):
         before, phase = np.int64(counts.steps), heap.collector[0].phase
         counts.steps += 1
         if counts.dying:
-            drop_next(heap)
+            ended = drop_next(heap)
+            if ended > 0:
+                end_frame(machine, ended)
         elif phase:
             collect_next(machine)
         elif state.is_over:
@@ -505,10 +512,12 @@ def run_slice(machine, limit_ns):
             return PAUSED
         else:
             op = machine.instructions[state.at].op
-            if not _do(machine):
-                if state.mistake:
-                    return FAILED
+            if state.unwinding:
+                unwind_next(machine)
+            elif not _do(machine):
                 state.is_over = 1
+            if state.mistake:
+                return FAILED
             if often and op not in (LOAD, STORE, CONSTANT, DISCARD):
                 state.checks = 1
         if phase:

@@ -46,8 +46,16 @@ MISTAKES = (
     "expected a generator",
     "the generator is already running",
     "the generator has ended",
-    "in 3.12, it is not known what is allocated if a generator is closed at this `yield`; move it to another function",
+    "in {name}, it is not known what is allocated if a generator is closed at this `yield` or `await`; move it to "
+    "another function",
     "in 3.12 and 3.13, it is not known what a collection sees of a loop over generators and, at other times, others",
+    "a coroutine cannot be awaited, and its steps cannot be taken, after it has ended",
+    "the coroutine is awaited by another one already",
+    "expected a coroutine, or a generator that can be awaited",
+    "expected a coroutine",
+    "a coroutine dies here that never ran, which CPython warns about: await it, take its steps, or close it before",
+    "the coroutine returns a value here, which only `await` gets: its steps have none",
+    "a coroutine that returns a tuple is not supported in 3.8 and 3.9; return a list",
     "expected an instance of a class without slots, or with `weakref: true`",
     "expected a weak reference",
     "the program takes more than {limit:,} steps; if it ends, allow more with `limits: {{steps: …}}`",
@@ -57,6 +65,8 @@ MISTAKES = (
     NOT_DICT, NOT_KEY, NO_KEY, NO_KEYS, DICT_CHANGED, NOT_SET, NOT_KEYED,
     NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
     NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
+    AWAITED, AWAITED_ALREADY, NOT_AWAITABLE, NOT_COROUTINE, NEVER_RAN, RESULT_LOST,
+    TUPLE_RETURNED,
     NOT_REFERABLE, NOT_WEAKREF,
     TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
@@ -112,7 +122,7 @@ DEPTH_MAX = 900
     ENTER_FINALLY, LEAVE_FINALLY, RAISE_AGAIN,
     START, BEGIN_THREAD, LEAVE_THREAD, END_THREAD, MAKE_LOCK, MAKE_QUEUE, FILL_QUEUE, ACQUIRE, RELEASE, PUT, TAKE,
     SLEEP, WORK,
-    MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE,
+    MAKE_FRAME, MAKE_GENERATOR, YIELD, END_GENERATOR, NEXT_OF, CLOSE, AWAIT, SEND, YIELD_AGAIN, MAKE_STEPS,
     PACK_ARGUMENTS, MAKE_WEAKREF, REFERENT, IS_NONE, END_CALL,
 ) = map(int, Do)  # fmt: skip
 

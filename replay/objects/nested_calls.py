@@ -151,7 +151,7 @@ def _end_finalizer(heap, number):
     entry.refs -= 1
     if entry.refs:
         counts.dying -= 2
-        if is_nested(heap, entry.kind):
+        if is_nested(heap, number):
             leave_trashcan(heap)
         return
     untrack(heap, number)

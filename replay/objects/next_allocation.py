@@ -8,6 +8,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.calls import FEW_ARGUMENTS, callee, frame_bytes
+from replay.objects.coroutines import STEPS_BYTES
 from replay.objects.dicts import (
     DICT_BYTES,
     DICT_ITERATOR_BYTES,
@@ -17,12 +18,15 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
+from replay.objects.exceptions import exception_bytes
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
-from replay.objects.functions import CELL_BYTES, METHOD_BYTES, method_of
+from replay.objects.functions import CELL_BYTES, METHOD_BYTES, class_of, method_of
 from replay.objects.generators import generator_bytes
-from replay.objects.handlers import CLASS_BITS
+from replay.objects.handlers import CLASS_BITS, LENGTH_MASK
 from replay.objects.heap import (
+    BUILTIN_EXCEPTIONS,
     DICT,
+    EXCEPTION,
     HAS_DICT,
     LIST,
     LIST_ITERATOR,
@@ -60,6 +64,7 @@ from replay.objects.machine import (
     MAKE_QUEUE,
     MAKE_RANGE,
     MAKE_SET,
+    MAKE_STEPS,
     MAKE_TUPLE,
     MAKE_WEAKREF,
     MATCH,
@@ -136,6 +141,8 @@ def _container_bytes(machine, op, argument):
     if op == ATTRIBUTE:
         has_method = method_of(machine, np.int64(machine.stack[state.top - 1]), argument) > 0
         return np.int64(METHOD_BYTES if has_method and not has_kept(heap, METHOD, np.int64(0)) else 0)
+    if op == MAKE_STEPS:
+        return np.int64(STEPS_BYTES)
     if op == MAKE_WEAKREF:
         return weak_reference_bytes(machine, argument)
     if op == MAKE_GENERATOR:
@@ -161,12 +168,12 @@ def _exception_bytes(machine, op, argument):
     """Returns the size of the object that an instruction of exceptions, or a `return`, allocates first, 0 for none."""
     heap, rules = machine.heap, machine.heap.rules[0]
     if op in (NEW_EXCEPTION, RAISE_CLASS):
-        return np.int64(rules.exception_bytes)
+        return exception_bytes(heap, argument)
     if op == RETURN:
         caller = machine.state[0].depth - 1
         is_new = is_referred(machine) and needs_frame_object(machine, caller)
         return frame_object_bytes(machine, caller) if is_new else np.int64(0)
-    length = argument if op == ARGUMENTS else argument >> CLASS_BITS if op == MATCH else np.int64(0)
+    length = argument if op == ARGUMENTS else argument >> CLASS_BITS & LENGTH_MASK if op == MATCH else np.int64(0)
     return rules.tuple_header + 8 * length if length and not has_kept(heap, TUPLE, length) else np.int64(0)
 
 
@@ -192,11 +199,12 @@ def _allocate_attributes(machine, name):
     """Allocates the dict of an instance that gets its first attribute, or one without room, after its values."""
     heap, collector, stack, top = machine.heap, machine.heap.collector[0], machine.stack, machine.state[0].top
     entry = heap.objects[stack[top - 1]]
-    if entry.kind != OPEN or has_kept(heap, DICT, np.int64(0)):
+    is_own = entry.kind == EXCEPTION and entry.owner >= BUILTIN_EXCEPTIONS
+    if (entry.kind != OPEN and not is_own) or has_kept(heap, DICT, np.int64(0)):
         return False
-    values, kind = np.int64(0), machine.classes[entry.owner]
-    if heap.rules[0].splits_dicts:
-        if entry.length:
+    values, kind = np.int64(0), machine.classes[class_of(entry)]
+    if heap.rules[0].splits_dicts or is_own:
+        if heap.items[entry.first]:
             return False
         if kind.keys:
             values = new_block(heap, MALLOC, MEM, 8 * usable(heap.objects[kind.keys].capacity))

@@ -10,8 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replay.objects.handlers import CLASS_BITS, COLD, DEAD, EXCEPTION_COPY, RETURN_COPY, TRIES_BITS, UNKNOWN
-from replay.objects.instructions import Code, Do
+from replay.objects.handlers import (
+    CLASS_BITS,
+    COLD,
+    DEAD,
+    EXCEPTION_COPY,
+    LENGTH_MASK,
+    NAMED_BEFORE,
+    RETURN_COPY,
+    TRIES_BITS,
+    UNKNOWN,
+)
+from replay.objects.instructions import IN_CALL, Code, Do
 from replay.objects.layout import BRANCHES, function_bounds
 
 _LARGEST_SMALL = 256
@@ -46,16 +56,30 @@ _UNITS = {
     Do.ARGUMENTS: _units(0), Do.RAISE_CLASS: _units(_GLOBAL, 1),
     Do.MATCH: _units((4, 2, 2, 2), _TEST), Do.HANDLED: (1, 0, 0, 0),
     Do.LEAVE_HANDLER: _units(1), Do.RERAISE: (1, 4, 4, 4),
+    Do.MAKE_CELL: (0, 1, 1, 1), Do.MAKE_FUNCTION: (3, 2, 2, 2), Do.MAKE_CLOSURE: (3, 2, 2, 3),
+    Do.LOAD_METHOD: _METHOD, Do.CALL_METHOD: _CALL, Do.CALL_VALUE: _units((0, 1, 1, 1), _CALL),
+    Do.START: _units(_GLOBAL, _GLOBAL, _CALL), Do.ACQUIRE: _units(_METHOD, _CALL), Do.RELEASE: _units(_METHOD, _CALL),
+    Do.PUT: _units(_METHOD, _CALL, 1), Do.TAKE: _units(_METHOD, _CALL), Do.SLEEP: _units(_GLOBAL, 1, _CALL),
+    Do.LOCK: _FUNCTION, Do.QUEUE: _FUNCTION, Do.FILL_QUEUE: _units(0), Do.WORK: _units(0),
+    Do.MAKE_ARGUMENTS: _units(0), Do.CALL_INIT: _units(0), Do.END_INIT: _units(0),
     Do.UNBIND: (0, 3, 3, 3), Do.ENTER_FINALLY: (2, 0, 0, 0), Do.LEAVE_FINALLY: _units(0),
 }  # fmt: skip
 """Units in each release; all others have one."""
+_UNITS |= {
+    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: _units(3), Do.NEXT_OF: _FUNCTION,
+    Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(1), Do.SEND: _units(3), Do.YIELD_AGAIN: _units(4),
+    Do.STEPS: _units(_METHOD, _CALL),
+}  # fmt: skip
 _UNBIND, _UNBIND_AND_RAISE = (6, 3, 3, 3), (0, 4, 4, 4)
 """Units that unbind the variable of a handler: at its end, and after an exception."""
 _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
-_EXITS = (Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
+_CLEANED, _START = ((3, 12), (3, 13)), 3
+"""Releases with code for exceptions in `await`; units at the start of a generator function."""
+_RETURNS = (Do.RETURN, Do.END_GENERATOR)
+_EXITS = (*_RETURNS, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 _FEW_NAMES = 80
 _FEW_VARIABLES = 16
 _LONGEST_COPIED = 8
@@ -64,18 +88,41 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
+    if release[:2] in _CLEANED:
+        for at, bounds in send_places(code, release).items():
+            far[at] = _is_far(*bounds)
     if release[:2] in _RELEASES and code.has_exceptions:
-        for first, end in function_bounds(code):
-            _mark(_Function(code, range(first, end), _RELEASES.index(release[:2])), far)
+        for number, (first, end) in enumerate(function_bounds(code)):
+            _mark(_Function(code, number, range(first, end), _RELEASES.index(release[:2])), far)
     return far
 
 
 class _Function(NamedTuple):
-    """A function of a program: the places of its instructions, and the number of a release."""
+    """A function of a program: its number, the places of its instructions, and the number of a release."""
 
     code: Code
+    number: int
     places: range
     release: int
+
+
+def send_places(code: Code, release: tuple[int, ...]) -> dict[int, tuple[int, int]]:
+    """Returns for each SEND the least and the largest place that an exception leaves there: of code that CPython has
+    after the function's other code."""
+    found: dict[int, tuple[int, int]] = {}
+    for number, (first, end) in enumerate(function_bounds(code)):
+        function = _Function(code, number, range(first, end), _RELEASES.index(release[:2]))
+        bounds = [_bounds(function, at) for at in function.places]
+        is_long = sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
+        low = sum(least for least, _, _ in bounds)
+        high = _START + sum(most + (wide if is_long else 0) for _, most, wide in bounds)
+        sends = [at for at in function.places if code.instructions[at]["op"] == Do.SEND]
+        found |= {at: (low + 2 * index, high + 3 * index) for index, at in enumerate(sends)}
+    return found
+
+
+def _is_far(least: int, most: int) -> int:
+    return 1 if least > _LARGEST_SMALL else UNKNOWN if most > _LARGEST_SMALL else 0
 
 
 def _mark(function: _Function, far: np.ndarray) -> None:
@@ -87,7 +134,8 @@ def _mark(function: _Function, far: np.ndarray) -> None:
     bounds = [_bounds(function, at) for at in places]
     unit = 2 if is_3_8 else 1
     is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
-    low = high = 0 if is_3_8 else 1
+    has_closure = function.code.functions["free"][function.number] > 0
+    low = high = 0 if is_3_8 else 1 + int(has_closure)
     found: dict[int, tuple[int, int]] = {}
     for at, (least, most, wide) in zip(places, bounds, strict=True):
         high += most + (wide if is_long else 0)
@@ -97,7 +145,7 @@ def _mark(function: _Function, far: np.ndarray) -> None:
         for copied in _copied_by(function.code, at):
             found[copied] = min(found[copied][0], found[at][0]), max(found[copied][1], found[at][1] + _LONGEST_COPY)
     for at, (least, most) in found.items():
-        far[at] = 1 if unit * least > _LARGEST_SMALL else UNKNOWN if unit * most > _LARGEST_SMALL else 0
+        far[at] = _is_far(unit * least, unit * most)
 
 
 def _copied_by(code: Code, at: int) -> list[int]:
@@ -130,7 +178,7 @@ def _bounds(function: _Function, at: int) -> tuple[int, int, int]:
         longest = 0 if back or not _is_copied(code, int(row["other"])) else _LONGEST_COPY
         return least + (_JUMP[which] if back or is_3_8 else 0), most + _JUMP[which] + longest, 1
     units, more = _exact(function, at, do), 0
-    if do == Do.RETURN or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, Do.RETURN)):
+    if do in _RETURNS or (do == Do.CONSTANT and code.instructions[at + 1]["op"] in (Do.UNWIND, *_RETURNS)):
         least -= units
     if _RELEASES[which] == (3, 13) and _may_be_merged(code, at):
         least -= units
@@ -154,12 +202,13 @@ def _exact(function: _Function, at: int, do: Do) -> int:
     code, which = function.code, function.release
     argument, units = int(code.instructions[at]["argument"]), _UNITS.get(do, (1,) * len(_RELEASES))[which]
     if do == Do.MATCH:
-        count = argument >> CLASS_BITS
-        return units + max(count, 1) * _GLOBAL[which] + (count > 0)
+        count = argument >> CLASS_BITS & LENGTH_MASK
+        more = _UNBIND_AND_RAISE[which] if argument & NAMED_BEFORE else 0
+        return units + max(count, 1) * _GLOBAL[which] + (count > 0) + more
     if do in (Do.LIST_OF_CONSTANTS, Do.SET_OF_CONSTANTS) and which == 0:
         constant = code.constants[code.instructions[at - 1]["argument"]]
         return len(constant) if isinstance(constant, tuple) else 1
-    if (do == Do.SET and argument == 0) or (do == Do.ITERATE and argument):
+    if (do == Do.SET and argument == 0) or (do == Do.ITERATE and argument == IN_CALL):
         return _FUNCTION[which]
     if argument and do in (Do.LEAVE_HANDLER, Do.RERAISE):
         return units + (_UNBIND if do == Do.LEAVE_HANDLER else _UNBIND_AND_RAISE)[which]

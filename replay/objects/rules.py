@@ -69,12 +69,15 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["frozen_twice"] = release <= (3, 13)
     rules["sets_reuse"] = release != (3, 9)
     rules["generator_bytes"] = {8: 112, 9: 112, 10: 104, 11: 168, 12: 160, 13: 160}.get(release[1], 168)
-    rules["frame_object_bytes"] = 136 if (3, 11) <= release <= (3, 12) else 0
-    rules["exit_bytes"] = 88 if release == (3, 12) else 0
+    rules["coroutine_more"] = 8 if release <= (3, 10) else 0
+    rules["frame_object_bytes"] = {11: 136, 12: 136, 13: 152}.get(release[1], 168 if release >= (3, 14) else 0)
+    rules["exit_bytes"] = 88 if release >= (3, 12) else 0
     rules["throws_exit"] = release <= (3, 12)
     rules["exposes"] = release >= (3, 14)
     rules["inlines_loops"] = release >= (3, 12)
     rules["clears_new"] = (*version, 99)[:3] >= (3, 13, 1)
+    rules["wraps_tuples"] = release <= (3, 9)  # that coroutines return
+    rules["links_caller"] = release >= (3, 12) and not rules["clears_new"]
     rules["function_bytes"] = _FUNCTION_BYTES[release[1]]
     rules["cells_apart"] = release <= (3, 10)
     rules["inits_inline"] = AFTER_FIRST_RUN if release >= (3, 13) else 0
@@ -82,6 +85,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["copies_arguments"] = release >= (3, 14)
     rules["arguments_forward"] = (3, 11) <= release <= (3, 13)
     rules["exception_bytes"] = 88 if release >= (3, 11) else 80
+    rules["own_exception_bytes"] = {8: 88, 9: 88, 10: 88, 11: 96}.get(release[1], 104)
     rules["exception_first"] = release >= (3, 14)
     rules["separate_traceback"] = release <= (3, 11)
     rules["handlers_last"] = release == (3, 12)

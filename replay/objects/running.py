@@ -8,6 +8,7 @@ import numpy as np
 from replay.jit.arrays import DONE, FULL, copied, extend
 from replay.objects import ObjectProgram
 from replay.objects.constants import Constant, FunctionValue
+from replay.objects.exception_classes import class_names
 from replay.objects.heap import (
     CALLBACKS,
     COLLECTOR,
@@ -29,7 +30,7 @@ from replay.objects.heap import (
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
-from replay.objects.language import EXCEPTIONS, LARGEST, Program
+from replay.objects.language import LARGEST, Program
 from replay.objects.layout import arranged
 from replay.objects.limits import check_memory
 from replay.objects.loop import run_machine
@@ -48,11 +49,11 @@ from replay.objects.machine import (
     NONE,
     STATE,
     UNCAUGHT,
+    UNKNOWN_PLACE,
     Machine,
 )
 from replay.objects.offsets import far_instructions
 from replay.objects.rules import SORTED_ATTRIBUTES, default_thresholds, emptied_free_lists, free_list_limits, rules_of
-from replay.objects.stack_sizes import stack_size
 from replay.support.errors import WorkloadError
 from replay.trace.metadata import ThreadTimes
 
@@ -104,7 +105,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         heap,
         state,
         copied(code.instructions),
-        _functions(code, release, program),
+        _functions(code, release),
         classes,
         _slots(code, release),
         np.where(code.methods < 0, 0, methods + code.methods),
@@ -121,16 +122,13 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     )
 
 
-def _functions(code: Code, release: tuple[int, ...], program: Program) -> np.ndarray:
+def _functions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns the functions, with the sizes of their generators and frame objects from 3.11 on."""
     functions = code.functions.copy()
-    if code.has_exceptions and release[:2] >= (3, 11):
+    if found := code.function_slots.get((release[0], release[1])):
         base = 136 if release[:2] <= (3, 12) else 152 if release[:2] == (3, 13) else 168
-        bodies = [*(function.do for function in program.functions.values()), program.main]
-        sizes = [stack_size(body, release[:2]) for body in bodies]
-        functions["object_bytes"] = base + 8 * (functions["locals"] + sizes)
-    if found := code.stack_sizes.get((release[0], release[1])):
-        functions["slots"] = functions["locals"] + np.array(found)
+        functions["slots"] = np.array(found)
+        functions["object_bytes"] = base + 8 * functions["slots"]
     return functions
 
 
@@ -303,8 +301,8 @@ def _sentence(program: ObjectProgram, machine: Machine, release: tuple[int, ...]
     if state.mistake == NO_KEY:
         name = _key_text(code, machine.heap.objects[state.value])
     elif state.mistake == UNCAUGHT:
-        name = [*EXCEPTIONS][state.value]
-    elif state.mistake == CRITICAL_LENGTH:
+        name = class_names(program.program)[state.value]
+    elif state.mistake in (CRITICAL_LENGTH, UNKNOWN_PLACE):
         name = ".".join(map(str, release[:2]))
     else:
         names = code.attributes if state.mistake in (NO_ATTRIBUTE, NO_VALUE, IS_METHOD) else code.names[state.function]

@@ -7,7 +7,8 @@ copied to the generator's items.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.machine import MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, fail
+from replay.objects.heap import GENERATOR
+from replay.objects.machine import CALL_INIT, MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, SEND, fail
 
 ENDED, RUNNING, EXPOSED = -1, -2, -3
 """EXPOSED: running, and its values are copied to its items for the collector."""
@@ -21,14 +22,43 @@ def values_of(heap, generator):
 
 
 @leaf
+def coroutine_of(machine, number):
+    """Returns the field `coroutine` of the function of a generator, 0 for other objects."""
+    entry = machine.heap.objects[number]
+    return np.int64(machine.functions[entry.vector].coroutine if entry.kind == GENERATOR else 0)
+
+
+@leaf
+def waits(machine, generator):
+    """Whether a generator is suspended in `await` or `yield from`."""
+    following = machine.heap.objects[generator].capacity
+    return following >= 0 and machine.instructions[following].op == SEND
+
+
+@leaf
+def awaited_by(machine, generator):
+    """Returns the generator or coroutine that a generator waits for, 0 for none."""
+    heap = machine.heap
+    if not waits(machine, generator):
+        return np.int64(0)
+    values = heap.objects[values_of(heap, generator)]
+    inner = np.int64(heap.items[values.first + values.length - 1])
+    return inner if heap.objects[inner].kind == GENERATOR else np.int64(0)
+
+
+@leaf
 def _is_inlined(machine, depth):
     """Whether the interpreter keeps the stack of a running frame in memory while it runs the next one (3.11 to 3.13):
-    after calls of functions, and from 3.12 on in specialised loops over generators."""
+    after calls of functions, and from 3.12 on in `await`, `yield from`, and specialised loops over generators."""
     caller = machine.instructions[machine.frames[depth].at - 1]
-    if caller.op != NEXT:
+    if caller.op == CALL_INIT:
+        return machine.stack[_start(machine, depth + 1) - 2] == 0  # there is no tuple of arguments
+    if caller.op not in (NEXT, SEND):
         return caller.op != NEXT_OF
     if not machine.heap.rules[0].inlines_loops:
         return False
+    if caller.op == SEND or caller.argument == 0:  # 0: a loop over the steps of a coroutine
+        return caller.op == SEND
     if caller.argument != caller.runs:  # CPython specialises the loop for one type, later perhaps for another
         fail(machine, MIXED_LOOP, np.int64(0), np.int64(0))
         machine.state[0].at = machine.frames[depth].at
@@ -48,7 +78,15 @@ def _visible_end(machine, depth):
         return np.int64(state.top) if rules.exposes else _end_at_call(machine, start)
     if not rules.exposes and not _is_inlined(machine, depth):
         return start
-    return np.int64(state.locals if depth + 1 == state.depth else machine.frames[depth + 1].locals)
+    end = _start(machine, depth + 1) - machine.frames[depth + 1].has_callee
+    return end - 2 * (machine.instructions[frame.at - 1].op == CALL_INIT)  # without the instance and the tuple
+
+
+@leaf
+def _start(machine, depth):
+    """Returns the place of the first variable of the call at a depth."""
+    state = machine.state[0]
+    return np.int64(state.locals if depth == state.depth else machine.frames[depth].locals)
 
 
 @leaf

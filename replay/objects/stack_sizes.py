@@ -20,19 +20,25 @@ _HANDLER, _CLEAN_UP = 1, 4
 """Values below a handler, from 3.11 on; the most that are on the stack when an exception leaves it."""
 
 
-def stack_size(body: list[Statement], release: tuple[int, ...], is_generator: bool = False) -> int:
-    """Returns the stack size of a function in a release such as (3, 12)."""
+def stack_size(
+    body: list[Statement], release: tuple[int, ...], is_generator: bool = False, cells: dict[int, int] | None = None
+) -> int:
+    """Returns the stack size of a function in a release such as (3, 12).
+
+    `cells`: the number of cells in the closure of each function defined in it, by the identity of its statement.
+    """
     least = 2 if is_generator and release >= (3, 12) else 1  # its handler of StopIteration has two values
-    return max(least, _Depths(release).block(body))
+    return max(least, _Depths(release, cells or {}).block(body))
 
 
 class _Depths:
     """The depths of statements and expressions in a release."""
 
-    def __init__(self, release: tuple[int, ...]) -> None:
-        self._release = release
+    def __init__(self, release: tuple[int, ...], cells: dict[int, int]) -> None:
+        self._release, self._cells = release, cells
         self._callable = 2 if release >= (3, 11) else 1  # a function, and from 3.11 on an empty value beside it
         self._loop = 2 if release >= (3, 15) else 1  # an iterator, and in 3.15 an index
+        self._delegation = self._loop + (2 if release >= (3, 12) else 1)  # what is sent, and an exception
 
     def block(self, body: Iterable[Statement]) -> int:
         return max(map(self._statement, body), default=0)
@@ -96,12 +102,46 @@ class _Depths:
         return self._depth(form)
 
     @_statement.register
+    def _(self, form: language.Await) -> int:
+        return self._depth(form)
+
+    @_statement.register(language.YieldFrom)
+    def _(self, _form: language.YieldFrom) -> int:
+        return self._delegation
+
+    @_statement.register
     def _(self, form: language.Return) -> int:
         return self._depth(form.return_)
 
     @_statement.register
     def _(self, form: language.Yield) -> int:
         return self._depth(form.yield_)
+
+    @_statement.register
+    def _(self, form: language.Define) -> int:
+        cells = self._cells.get(id(form), 0)
+        return max(cells, 2 if cells else 1)  # the cells; their tuple and the code
+
+    @_statement.register
+    def _(self, form: language.Start) -> int:
+        return self._callable + 1 + self._depth(language.NewTuple(tuple=form.with_))
+
+    @_statement.register(language.Acquire)
+    @_statement.register(language.Release)
+    def _(self, _form: Statement) -> int:
+        return 2
+
+    @_statement.register
+    def _(self, form: language.Put) -> int:
+        return 2 + self._depth(form.put)
+
+    @_statement.register(language.Sleep)
+    def _(self, _form: language.Sleep) -> int:
+        return self._callable + 1
+
+    @_statement.register(language.Work)
+    def _(self, _form: language.Work) -> int:
+        return 0
 
     @_statement.register
     def _(self, form: language.Repeat) -> int:
@@ -123,16 +163,15 @@ class _Depths:
     def _(self, form: language.Raise) -> int:
         if form.raise_ is None:
             return 0
-        if isinstance(form.raise_, str) and form.raise_ in language.EXCEPTIONS:
-            return 1 if form.with_ is None else self._callable + self._row(form.with_)
-        return self._depth(form.raise_)
+        raised = self._depth(form.raise_) if form.with_ is None else self._callable + self._row(form.with_)
+        return max(raised, 0 if not form.has_cause else 1 + self._depth(0 if form.from_ is None else form.from_))
 
     @_statement.register
     def _(self, form: language.Try) -> int:
         sizes = [self.block(form.try_), _CLEAN_UP]
-        if form.except_ is not None:
-            classes = 1 if isinstance(form.except_, str) else len(form.except_)
-            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(form.handle or [])]
+        for each in form.clauses:
+            classes = 1 if isinstance(each.except_, str) else len(each.except_)
+            sizes += [_HANDLER + 1 + classes, _HANDLER + self.block(each.handle)]
         if form.finally_ is not None:
             sizes.append(_HANDLER + 1 + self.block(form.finally_))
         return max(sizes)
@@ -196,13 +235,21 @@ class _Depths:
             return max(self._row(values), len(values) + 1)
         return max(self._row(keys, 2), 1 + self._row(values, 2))
 
-    @_depth.register(language.New)
-    def _(self, _form: language.New) -> int:
-        return self._callable
+    @_depth.register
+    def _(self, form: language.New) -> int:
+        return self._callable + self._row(form.with_)
 
     @_depth.register
     def _(self, form: language.Call) -> int:
         return self._callable + self._row(form.with_)
+
+    @_depth.register
+    def _(self, form: language.Await) -> int:
+        return max(self._delegation, self._depth(form.await_))
+
+    @_depth.register
+    def _(self, form: language.Steps) -> int:
+        return max(2, self._depth(form.steps))
 
     @_depth.register
     def _(self, form: language.Item) -> int:
@@ -215,6 +262,15 @@ class _Depths:
     @_depth.register(language.FirstKey)
     def _(self, _form: language.FirstKey) -> int:
         return 2 * self._callable + 1
+
+    @_depth.register(language.NewLock)
+    @_depth.register(language.NewQueue)
+    def _(self, _form: Expression) -> int:
+        return self._callable
+
+    @_depth.register(language.Take)
+    def _(self, _form: language.Take) -> int:
+        return 2
 
     @_depth.register
     def _(self, form: language.Next) -> int:

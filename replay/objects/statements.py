@@ -6,7 +6,7 @@ from replay.objects import language
 from replay.objects.constants import is_constant
 from replay.objects.flow import never_completes
 from replay.objects.handlers import FINALLY, LOOP, Block
-from replay.objects.instructions import SWITCHES, Do
+from replay.objects.instructions import IN_DELEGATION, SWITCHES, Do
 from replay.objects.language import INIT, Expression, Statement
 from replay.objects.raising import Raising
 from replay.objects.scopes import Scope
@@ -101,10 +101,26 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Yield) -> None:
-        if not self._is_generator:
-            self._problem("`yield` is supported in the program's functions only")
+        self._needs_generator("yield")
         self._expression(form.yield_)
         self._emit(Do.YIELD, next(self._yield_distances, 0))
+
+    @_statement.register
+    def _(self, form: language.YieldFrom) -> None:
+        self._needs_generator("yield_from")
+        self._load(form.yield_from)
+        self._emit(Do.ITERATE, IN_DELEGATION)
+        self._delegate()
+        self._emit(Do.DISCARD)
+
+    def _needs_generator(self, verb: str) -> None:
+        if not self._is_generator or self._is_coroutine:
+            self._problem(f"`{verb}` is supported in the program's functions only")
+
+    @_statement.register
+    def _(self, form: language.Await) -> None:
+        self._expression(form)
+        self._emit(Do.DISCARD)
 
     @_statement.register
     def _(self, form: language.Next) -> None:
@@ -118,6 +134,8 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Define) -> None:
+        if self._is_generator:
+            self._problem("`define` is not supported in a generator function")
         scope = self._scope.inner.get(id(form))
         if scope is None:
             place = (*self._places[-1], "do")
@@ -133,7 +151,7 @@ class Statements(Raising):
 
     @_statement.register
     def _(self, form: language.Return) -> None:
-        if self._is_generator:
+        if self._is_generator and not self._is_coroutine:
             self._problem("a generator function cannot return a value")
         if self._scope.method == INIT:
             self._problem(f"{INIT} returns no value")
@@ -144,7 +162,7 @@ class Statements(Raising):
         else:
             self._expression(form.return_)
             self._leave_blocks(has_result=True)
-        self._emit(Do.RETURN)
+        self._emit(Do.END_GENERATOR if self._is_generator else Do.RETURN)
         self._depth, self._blocks = depth, blocks
 
     @_statement.register

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 
 from replay.objects import language
+from replay.objects.flow import has_yield
 from replay.objects.language import Expression, Program, Statement
 
 MULTIPLIER, INCREMENT = 1664525, 1013904223
@@ -15,32 +16,42 @@ MULTIPLIER, INCREMENT = 1664525, 1013904223
 CHOICE_STEPS = 256
 """A choice compares one random byte with its probability times this number."""
 
-_OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, language.Half)
+_OPERATORS = (language.Sum, language.Product, language.Letters, language.Bytes, language.Half, language.Await)
 
 
 def write_twin(program: Program) -> str:
     """Returns the definitions of a program in Python; `main()` runs it.
 
-    It needs the globals `CHOICES`, `LETTER`, `BYTE`, `gc`, and `ref` of `_weakref`; with threads, also
-    `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
+    It needs the globals `CHOICES`, `LETTER`, `BYTE`, `gc`, and `ref` of `_weakref`; with coroutines, also `coroutine`
+    of `types`; with threads, also `start_new_thread` and `allocate_lock` of `_thread`, `SimpleQueue`, and `sleep`.
     """
     lines: list[str] = []
     for name, kind in program.classes.items():
         names = (*(kind.slots or ()), *(["__weakref__"] if kind.weakref else []))
         slots = f"    __slots__ = {names!r}" if kind.slots else "    pass"
-        lines += [f"class {name}:", *([slots] if kind.slots or not kind.methods else [])]
+        lines += [
+            f"class {name}({kind.base}):" if kind.base else f"class {name}:",
+            *([slots] if kind.slots or not kind.methods else []),
+        ]
         for method, function in kind.methods.items():
             written = _function(method, [language.SELF, *function.parameters], function.do)
             lines += [f"    {line}" for line in written]
-    functions = [(name, function.parameters, function.do) for name, function in program.functions.items()]
     definitions: list[str] = []
-    for name, parameters, body in [*functions, (language.MAIN, [], program.main)]:
-        definitions += _function(name, parameters, body)
+    for name, function in program.functions.items():
+        definitions += _coroutine(function, _function(name, function.parameters, function.do))
+    definitions += _function(language.MAIN, [], program.main)
     return "\n".join([*definitions, *lines]) + "\n"
 
 
 def _function(name: str, parameters: Sequence[str], body: Sequence[Statement]) -> list[str]:
     return [f"def {name}({', '.join(parameters)}):", *_indented(body)]
+
+
+def _coroutine(function: language.Function, written: list[str]) -> list[str]:
+    """Returns the lines of a function, or of a coroutine if it is declared as one."""
+    if not function.coroutine:
+        return written
+    return ["@coroutine", *written] if has_yield(function.do) else [f"async {written[0]}", *written[1:]]
 
 
 def _indented(body: Sequence[Statement]) -> Iterator[str]:
@@ -118,6 +129,16 @@ def _(form: language.Call) -> list[str]:
 @_lines.register
 def _(form: language.Yield) -> list[str]:
     return [f"yield {python(form.yield_)}"]
+
+
+@_lines.register
+def _(form: language.YieldFrom) -> list[str]:
+    return [f"yield from {form.yield_from}"]
+
+
+@_lines.register
+def _(form: language.Await) -> list[str]:
+    return [python(form)]
 
 
 @_lines.register
@@ -202,15 +223,16 @@ def _(form: language.Raise) -> list[str]:
     if form.raise_ is None:
         return ["raise"]
     arguments = "" if form.with_ is None else f"({', '.join(map(python, form.with_))})"
-    return [f"raise {python(form.raise_)}{arguments}"]
+    cause = "" if not form.has_cause else f" from {'None' if form.from_ is None else python(form.from_)}"
+    return [f"raise {python(form.raise_)}{arguments}{cause}"]
 
 
 @_lines.register
 def _(form: language.Try) -> list[str]:
     lines = ["try:", *_indented(form.try_)]
-    if form.except_ and form.handle:
-        names = form.except_ if isinstance(form.except_, str) else f"({''.join(f'{each}, ' for each in form.except_)})"
-        lines += [f"except {names}{f' as {form.as_}' if form.as_ else ''}:", *_indented(form.handle)]
+    for each in form.clauses:
+        names = each.except_ if isinstance(each.except_, str) else f"({''.join(f'{name}, ' for name in each.except_)})"
+        lines += [f"except {names}{f' as {each.as_}' if each.as_ else ''}:", *_indented(each.handle)]
     return [*lines, "finally:", *_indented(form.finally_)] if form.finally_ else lines
 
 
@@ -314,6 +336,16 @@ def _(form: language.FirstKey) -> str:
 @python.register
 def _(form: language.Next) -> str:
     return f"next({form.next})" if form.default is None else f"next({form.next}, {python(form.default)})"
+
+
+@python.register
+def _(form: language.Await) -> str:
+    return f"await {_operand(form.await_)}"
+
+
+@python.register
+def _(form: language.Steps) -> str:
+    return f"{_operand(form.steps)}.__await__()"
 
 
 @python.register

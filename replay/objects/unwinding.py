@@ -12,6 +12,7 @@ Each is one step of the machine, and allocates one object at most.
 import numpy as np
 
 from replay.jit.compiling import leaf
+from replay.objects.calls import fail_init
 from replay.objects.exceptions import (
     ADD_FRAME,
     ADD_TRACEBACK,
@@ -25,10 +26,16 @@ from replay.objects.exceptions import (
     set_item,
     unbind,
 )
-from replay.objects.frame_objects import frame_object, frame_object_bytes, leave_variables, needs_frame_object
+from replay.objects.frame_objects import (
+    bottom_depth,
+    frame_object,
+    frame_object_bytes,
+    leave_variables,
+    needs_frame_object,
+)
 from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
 from replay.objects.heap import TRACEBACK, drop, give_items, new_object, refer
-from replay.objects.machine import UNCAUGHT, fail, pop, push
+from replay.objects.machine import CALL_INIT, UNCAUGHT, fail, pop, push
 
 TRACEBACK_BYTES = 56
 
@@ -101,12 +108,10 @@ def _seek(machine):
     """Leaves the current region."""
     heap, state = machine.heap, machine.state[0]
     region, called = machine.regions[state.region], machine.functions[state.function]
-    base = state.locals + called.locals
-    if heap.rules[0].keeps_arguments:
-        base += called.parameters
-    _drop_values(machine, base + region.depth)
+    kept = machine.frames[state.depth].kept if heap.rules[0].keeps_arguments else np.int64(0)
+    _drop_values(machine, state.locals + called.locals + kept + region.depth)
     if state.region == 0:
-        if state.depth == 0:
+        if state.depth == bottom_depth(machine):
             state.at = heap.objects[state.raised].capacity
             return fail(machine, UNCAUGHT, heap.objects[state.raised].owner, np.int64(0))
         state.unwinding = LEAVE
@@ -168,13 +173,18 @@ def _enter(machine, region):
 def _leave(machine):
     """Ends the current call, and continues in its caller."""
     heap, state = machine.heap, machine.state[0]
-    called = machine.functions[state.function]
+    called, left = machine.functions[state.function], machine.frames[state.depth]
     leave_variables(machine)
+    state.top = state.locals - left.has_callee
     if heap.rules[0].keeps_arguments:
-        for slot in range(called.parameters):
+        if left.has_callee:
+            drop(heap, np.int64(machine.stack[state.top]))
+        for slot in range(left.kept):
             drop(heap, np.int64(machine.stack[state.locals + called.locals + slot]))
-    state.top = state.locals
     state.depth -= 1
     frame = machine.frames[state.depth]
     state.function, state.at, state.locals = frame.function, frame.at, frame.locals
+    instruction = machine.instructions[state.at - 1]
+    if instruction.op == CALL_INIT:
+        fail_init(machine, np.int64(instruction.other))
     state.region, state.unwinding = machine.region_of[state.at - 1], ADD_FRAME

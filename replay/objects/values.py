@@ -4,7 +4,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.dicts import next_key
-from replay.objects.generators import next_of_generator
+from replay.objects.generators import next_of_generator, next_of_steps
 from replay.objects.heap import (
     DICT_ITERATOR,
     DIGIT_BITS,
@@ -12,6 +12,7 @@ from replay.objects.heap import (
     INT,
     RANGE,
     RANGE_ITERATOR,
+    STEPS,
     TEXT,
     TUPLE,
     drop,
@@ -98,6 +99,8 @@ def next_item(machine, target):
         return next_key(machine, iterator, target)
     elif entry.kind == GENERATOR:
         return next_of_generator(machine, iterator)
+    elif entry.kind == STEPS:
+        return next_of_steps(machine, iterator)
     elif entry.length < heap.objects[entry.owner].length:
         item = np.int64(heap.items[heap.objects[entry.owner].first + entry.length])
         entry.length += 1

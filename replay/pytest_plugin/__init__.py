@@ -44,8 +44,9 @@ EARLIER_THREADS = thread_roots()
 pytest-xdist. Their allocations do not belong to the tests and are not recorded."""
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 _HELP = (
-    "replay(max_<metric>=..., min_<metric>=..., tolerances=[...], allocator=..., set={...}, env={...}, enabled=True): "
-    "record the test, simulate it with an allocator stack, and fail it if a limit is exceeded (docs/pytest.md)"
+    "replay(max_<metric>=..., min_<metric>=..., max_pinned={...}, tolerances=[...], allocator=..., set={...}, "
+    "env={...}, enabled=True): record the test, simulate it with an allocator stack, and fail it if a limit is "
+    "exceeded (docs/pytest.md)"
 )
 
 

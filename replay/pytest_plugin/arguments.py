@@ -23,7 +23,8 @@ from replay.trace import Metadata
 SIGNS: dict[str, Sign] = {"max_": "<=", "min_": ">="}
 LEAKS = ("leaked_blocks", "leaked_bytes")
 """Metrics that only recorded tests and blocks have, in addition to those of a run."""
-PLAIN = ("tolerances", "allocator", "set", "env", "enabled")
+PINNED = "max_pinned"
+PLAIN = ("tolerances", "allocator", "set", "env", "enabled", PINNED)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Settings:
     tolerances: tuple[Tolerance, ...]
     case: dict[str, Any]
     """Arguments of a `Case`, without the program to record."""
+    pinned: dict[str, int]
+    """By part of the name of call sites: the resident bytes that their blocks may pin at the end."""
 
     def stack(self, *recordings: Metadata) -> StackConfig:
         """Returns the allocator stack for these recordings."""
@@ -58,7 +61,7 @@ def parse_settings(for_all: Mapping[str, Any], layers: list[dict[str, Any]]) -> 
         "env": _merged(layers, "env"),
         "tolerances": [str(rule) for rule in tolerances],
     }
-    settings = Settings(tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case)
+    settings = Settings(tuple(rule for rule in rules if isinstance(rule, Limit)), tolerances, case, _pinned(layers))
     try:
         settings.stack()
     except ValidationError as mistakes:
@@ -92,6 +95,16 @@ def _rules(layer: Mapping[str, Any]) -> list[Rule]:
     """Returns the rules of one marker; raises ConfigError if two are about the same metric."""
     rules: list[Rule] = [_limit(name, value) for name, value in layer.items() if name not in PLAIN]
     return _without_duplicates([*rules, *(_tolerance("tolerances", text) for text in _texts(layer, "tolerances"))])
+
+
+def _pinned(layers: list[dict[str, Any]]) -> dict[str, int]:
+    found = {}
+    for site, value in _merged(layers, PINNED).items():
+        try:
+            found[site] = parse_size(value)
+        except (ValueError, TypeError):
+            raise ConfigError(f"{PINNED}: {value!r} of {site!r} is not a size; write it like '256 KiB'") from None
+    return found
 
 
 def _limit(name: str, value: object) -> Limit:
@@ -155,7 +168,10 @@ def _merged(layers: list[dict[str, Any]], name: str) -> dict[str, Any]:
     for layer in layers:
         value = layer.get(name, {})
         if not isinstance(value, dict):
-            example = {"set": "{'pymalloc.arena_size': '256 KiB'}", "env": "{'MALLOC_ARENA_MAX': 1}"}[name]
+            example = {
+                "set": "{'pymalloc.arena_size': '256 KiB'}", "env": "{'MALLOC_ARENA_MAX': 1}",
+                PINNED: "{'orders.py': '256 KiB'}",
+            }[name]  # fmt: skip
             raise ConfigError(f"{name}: write a dictionary, like {example}")
         merged |= value
     return merged

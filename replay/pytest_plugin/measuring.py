@@ -1,17 +1,19 @@
 """Measures the recording of a test or block: simulates it, and counts the blocks that it did not free."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from replay.analysis.metrics import Summary, metrics_of, summarize
+from replay.analysis.pin_report import pinned_by
 from replay.config import StackConfig
 from replay.gates.causes import site_key, site_place, size_class
 from replay.gates.requests import LastRequests
 from replay.pytest_plugin.worker_process import AFTER, OVER, TEST
 from replay.simulation.run import NO_SAMPLES_NS, run
-from replay.support.errors import TraceError
+from replay.support.errors import ReplayError, TraceError
 from replay.trace import NO_SITE, Domain, Op, Trace
 from replay.trace.block_ops import requests
 
@@ -74,6 +76,14 @@ def measure_recording(trace: Trace, stack: StackConfig) -> Results:
     domains, sizes, sites, is_leaked = _requests(trace)
     leaks = _by_site(trace, sizes[is_leaked], sites[is_leaked])
     return Results(summarize(result), _by_class(domains, sizes, is_leaked), leaks)
+
+
+def measure_pins(trace: Trace, stack: StackConfig, patterns: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
+    """Returns the resident bytes that the call sites of each pattern pin after the test and the garbage collection,
+    and the names of these sites."""
+    if patterns and not trace.metadata.sites:
+        raise ReplayError("pins of call sites need a recording with call sites: CPython 3.11 to 3.15 without its JIT")
+    return pinned_by(trace, stack, patterns, at=OVER) if patterns else {}
 
 
 def _requests(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -151,6 +151,15 @@ class RecordedBlock:
         """Returns the requests in the block by size class, the class with the most bytes first."""
         return sorted((SizeClass(*each) for each in self._results["classes"]), key=lambda each: -each.bytes)
 
+    def pinned_bytes(self, site: str) -> int:
+        """Returns the resident bytes that are released if all blocks of these call sites are gone, at the end of the
+        block. `site` is a part of `function (file:line)`."""
+        assert self._results, "raises ReplayError if there are none"
+        if is_recording():
+            raise ReplayError("pinned_bytes() simulates the recording again; call it after all recorded blocks")
+        answer = self._companion.ask("pinned", settings=self._number, trace=str(self.trace), site=site)
+        return int(answer["pinned_bytes"])
+
     @property
     def summary(self) -> "Summary":
         """The summary of the simulation. Imports the rest of replay into this process."""

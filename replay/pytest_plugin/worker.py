@@ -18,7 +18,7 @@ from typing import Any
 from replay.gates.baselines import Baseline, Measured, read_baseline, write_baseline
 from replay.pytest_plugin.arguments import Settings, parse_settings
 from replay.pytest_plugin.judging import UPDATE, Judge, trace_name
-from replay.pytest_plugin.measuring import measure_recording
+from replay.pytest_plugin.measuring import measure_pins, measure_recording
 from replay.recorder.detached import leave_terminal
 from replay.recorder.ring import Ring
 from replay.recorder.writer import Writer
@@ -113,6 +113,12 @@ class Worker:
         """Returns the measurements of a recorded block."""
         recording = open_source(trace)
         return measure_recording(recording, self._settings[settings].stack(recording.metadata)).as_json()
+
+    def _pinned(self, settings: int, trace: str, site: str) -> dict[str, Any]:
+        """Returns the bytes that call sites pin at the end of a recorded block."""
+        recording = open_source(trace)
+        found = measure_pins(recording, self._settings[settings].stack(recording.metadata), [site])
+        return {"pinned_bytes": found[site][0]}
 
     def _verdict(self, settings: int, name: str, trace: str) -> dict[str, Any]:
         """Judges a recorded test. Removes the recording; copies it first if its figures go into the baseline."""

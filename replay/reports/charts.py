@@ -3,8 +3,8 @@
 The output is one HTML page that needs no network, and a PNG file for each chart.
 """
 
+import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from replay.reports.chart_parts import (
     unit_of,
 )
 from replay.reports.figures import format_judged, format_limit, format_share, format_value
+from replay.reports.html.sweep_page import write_sweep_page
+from replay.reports.html.vega import begin_bundling
 from replay.reports.pareto_chart import draw_pareto
 from replay.reports.sweep_effects import NOTHING_MATTERS, overall_spread
 from replay.support.atomic_files import new_file, new_target
@@ -57,28 +59,23 @@ def write_charts(
 
     `heat`: two parameters for the heat map. `within`: a share up to which differences do not matter.
     """
-    altair = import_altair()
     for name in CHARTS:
         new_target(folder / name, force=force)
     charts = draw(results, objectives, heat=heat, within=within)
     if not charts:
         raise ReplayError("no charts: the sweep has no results that can be compared")
-    page = altair.vconcat(*charts.values(), spacing=48).resolve_scale(color="independent")
-    title = _page_title(results)
-    page = _styled(page, title)
-    written = []
-    for name, chart, options in [
-        (PAGE, page, {"format": "html", "inline": True}),
-        *(
-            (f"{name}.png", _styled(chart, ""), {"format": "png", "scale_factor": _PIXELS_A_POINT})
-            for name, chart in charts.items()
-        ),
-    ]:
-        with new_file(folder / name, force=True) as temporary:
-            chart.save(str(temporary), **options)
-            if name == PAGE:
-                _add_page_title(temporary, f"replay sweep: {title}")
-        written.append(folder / name)
+    title, written = _page_title(results), []
+    with new_file(folder / PAGE, force=True) as temporary:
+        specs = {name: json.loads(_styled(chart, "").to_json()) for name, chart in charts.items()}
+        page = write_sweep_page(
+            results, objectives, specs, title=title, within=within, library=begin_bundling().result()
+        )
+        temporary.write_text(page, encoding="utf-8")
+    written.append(folder / PAGE)
+    for name, chart in charts.items():
+        with new_file(folder / f"{name}.png", force=True) as temporary:
+            _styled(chart, "").save(str(temporary), format="png", scale_factor=_PIXELS_A_POINT)
+        written.append(folder / f"{name}.png")
     return written
 
 
@@ -113,12 +110,6 @@ def _page_title(results: Results) -> str:
     sources = results.frame["source"].drop_nulls().unique(maintain_order=True).to_list()
     of = printable(", ".join(map(str, sources)) if len(sources) <= _SOURCES_NAMED else f"{len(sources)} traces")
     return f"{results.description} Traces: {of}" if results.description else of
-
-
-def _add_page_title(path: Path, title: str) -> None:
-    """Adds a title for tabs and bookmarks to the page, because Altair writes none."""
-    page = path.read_text(encoding="utf-8")
-    path.write_text(page.replace("<head>", f"<head>\n  <title>{escape(title)}</title>", 1), encoding="utf-8")
 
 
 def _styled(chart: Any, title: str) -> Any:

@@ -2,20 +2,19 @@
 
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from replay.analysis.comparison import ATTRIBUTED, METRICS, Attribution, CaseResult, Comparison
 from replay.analysis.metrics import metrics_of
 from replay.reports.figures import format_metric, format_value
+from replay.reports.memory_chart import bars, highest_in_columns
 from replay.reports.tables import section, table_of
 from replay.support.names import printable
 from replay.support.units import format_size, format_time
 
-COLUMNS = 48
-"""Width of the timelines."""
-_BARS = " ▁▂▃▄▅▆▇█"
+_BESIDE_BARS = 18
+"""Columns beside the timelines: indentation, letters and peaks."""
 _TITLES = {
     "requested_bytes_peak": "requested, peak",
     "resident_bytes_peak": "resident, peak",
@@ -74,9 +73,27 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for letter, case in zip(_LABELS, comparison.cases, strict=False):
         console.print(f"{letter}  {printable(case.label)}", soft_wrap=True)
     console.print(section("Metrics", _metrics(comparison)))
-    console.print(section("Resident memory over time", _timelines(comparison)))
+    if any(case.result.events for case in comparison.cases):
+        console.print(
+            section("Resident memory over time", _timelines(comparison, max(console.width - _BESIDE_BARS, 1)))
+        )
+    else:
+        console.print("\nThe traces have no events.")
     for letter, attribution in zip(_LABELS[1:], comparison.attributions, strict=False):
-        console.print(section(f"Where the differences of {letter} from A come from", _effects(attribution)))
+        if reason := _no_effects(attribution):
+            console.print(f"\n{letter} and A {reason}", soft_wrap=True)
+        else:
+            console.print(section(f"Where the differences of {letter} from A come from", _effects(attribution)))
+
+
+def _no_effects(attribution: Attribution) -> str | None:
+    """Returns why there are no effects to show; None if there are."""
+    effects = attribution.effects[ATTRIBUTED[0]]
+    if not effects:
+        return "have the same source and the same settings"
+    if any(effect.amount for effects in attribution.effects.values() for effect in effects):
+        return None
+    return printable(f"have equal resident memory; they differ in: {', '.join(effect.factor for effect in effects)}")
 
 
 def _metrics(comparison: Comparison) -> Table:
@@ -101,29 +118,17 @@ def _signed(metric: str, difference: float) -> str:
     return f"+{text}" if difference > 0 else "=" if difference == 0 else text
 
 
-def _timelines(comparison: Comparison) -> Table:
-    """Returns a line of bars for each case, all on the same scales."""
+def _timelines(comparison: Comparison, columns: int) -> Table:
+    """Returns a line of bars for each case, all on the same scales: the highest resident memory in each column."""
     highest = max(int(case.summary.resident_bytes_peak) for case in comparison.cases)
     longest = max(case.summary.duration_ns for case in comparison.cases)
     table = table_of("", "", "peak", left=2)
     for letter, case in zip(_LABELS, comparison.cases, strict=False):
-        table.add_row(letter, _bars(case, longest, highest), format_size(case.summary.resident_bytes_peak))
-    table.add_row("", f"{'0':<{COLUMNS // 2}}{format_time(longest):>{COLUMNS // 2}}", "")
+        times, values = case.result.sample_times_ns, case.result.samples["resident_bytes"]
+        line = bars(highest_in_columns(times, values, longest, columns), highest)
+        table.add_row(letter, line, format_size(case.summary.resident_bytes_peak))
+    table.add_row("", f"{'0':<{columns // 2}}{format_time(longest):>{columns - columns // 2}}", "")
     return table
-
-
-def _bars(case: CaseResult, longest_ns: int, highest: int) -> str:
-    """Returns the highest resident memory in each column of time as bars."""
-    times, values = case.result.sample_times_ns, case.result.samples["resident_bytes"]
-    columns = np.minimum(times * COLUMNS // max(longest_ns, 1), COLUMNS - 1)
-    heights = np.full(COLUMNS, -1, np.int64)
-    np.maximum.at(heights, columns, values)
-    last = int(columns[-1]) if len(columns) else -1
-    for column in range(1, last + 1):
-        if heights[column] < 0:
-            heights[column] = heights[column - 1]
-    eighths = -(-np.maximum(heights, 0) * (len(_BARS) - 1) // max(highest, 1))
-    return "".join(_BARS[eighth] for eighth in eighths.tolist())
 
 
 def _effects(attribution: Attribution) -> Table:

@@ -1,13 +1,13 @@
-"""Writes the results of a run: summary.json, a Parquet file for each frame, and the address of every block.
+"""Writes the results of a run: summary.json, a Parquet or CSV file for each frame, and the address of every block.
 
 summary.json                                            the Summary and its claims, one JSON object
-timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.metrics`
+timeline, size_classes, pools, arenas, phases .parquet  the frames of `replay.analysis.frames`
 processes.parquet                                       only for a trace of several processes
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -37,26 +37,32 @@ from replay.support.errors import cannot_be_written
 
 SUMMARY = "summary.json"
 FRAMES: dict[str, Callable[[RunResult], pl.DataFrame]] = {
-    "timeline.parquet": frames.timeline,
-    "size_classes.parquet": frames.size_classes,
-    "pools.parquet": frames.pools,
-    "arenas.parquet": frames.arenas,
-    "phases.parquet": frames.phases,
-    "collections.parquet": frames.collections,
-    "processes.parquet": frames.processes,
+    "timeline": frames.timeline,
+    "size_classes": frames.size_classes,
+    "pools": frames.pools,
+    "arenas": frames.arenas,
+    "phases": frames.phases,
+    "collections": frames.collections,
+    "processes": frames.processes,
 }
-"""Functions that make the frames, by file name. Frames without columns are not written."""
+"""Functions that make the frames, by the name of their files. Frames without columns are not written."""
 _ADDRESS_SCHEMA = pa.schema([("event", pa.uint64()), ("address", pa.uint64())])
 
 
+def table_names(suffix: str) -> list[str]:
+    """Returns the names of the files with frames: `suffix` is .parquet or .csv."""
+    return [f"{name}{suffix}" for name in FRAMES]
+
+
 @contextmanager
-def new_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(folder: Path, names: Sequence[str] = (), *, force: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`; at the end of the block, its files are moved to `folder`.
 
-    `folder` is created if it is missing. Existing results in it are refused unless `force`.
+    `folder` is created if it is missing. Existing files of these names in it are refused unless `force`. The names are
+    those of `write_results` by default.
     """
     target = new_folder_target(folder)
-    existing = [name for name in (SUMMARY, *FRAMES) if (target / name).exists()]
+    existing = [name for name in names or (SUMMARY, *table_names(".parquet")) if (target / name).exists()]
     if existing and not force:
         raise has_already(folder, existing[0])
     temporary = temporary_beside(target)
@@ -99,10 +105,16 @@ def write_results(
 ) -> None:
     """Writes all files of a run into the existing folder `folder`. The summary also has `extra`."""
     (folder / SUMMARY).write_text(summary_json(result, summary, extra) + "\n", encoding="utf-8")
+    write_tables(folder, result, ".parquet")
+
+
+def write_tables(folder: Path, result: RunResult, suffix: str) -> None:
+    """Writes the frames of a run into the existing folder `folder`: `suffix` is .parquet or .csv."""
     for name, frame_of in FRAMES.items():
         frame = frame_of(result)
         if frame.width:
-            write_in_memory(frame.write_parquet, folder / name)
+            write = frame.write_csv if suffix == ".csv" else frame.write_parquet
+            write_in_memory(write, folder / f"{name}{suffix}")
 
 
 class AddressWriter:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from replay.allocators import constants_of
 from replay.analysis.metrics import Summary, requested_peak_ns
+from replay.reports.memory_chart import memory_chart
 from replay.reports.tables import LABEL_WIDTH, WIDTH, labelled, percent
 from replay.simulation.result import RunResult
 from replay.support.names import printable
@@ -34,13 +35,13 @@ def overview(
     result: RunResult,
     summary: Summary,
     arenas: pl.DataFrame,
-    width: int = WIDTH,
+    console_width: int = WIDTH,
 ) -> Iterator[Text]:
-    """Yields the lines of the report. All but the headline are wrapped to `width` columns.
+    """Yields the lines of the report. The headline is not wrapped, and the chart is as wide as the console.
 
     `settings`: the changed settings of the stack; `arenas`: the frame of the arenas at end.
     """
-    stack = result.config
+    stack, width = result.config, min(console_width, WIDTH)
     changed = f" with {', '.join(settings)}" if settings else ""
     models = ", ".join(stack.title(model) for model in reversed(stack.models))
     headline = f"{printable(source)} on {stack.name}{changed} ({models})"
@@ -53,6 +54,8 @@ def overview(
     if width < WIDTH:
         yield Text(f"peak at {format_time(summary.peak_time_ns)}", style="dim")
     yield Text("")
+    if chart := list(memory_chart(result, console_width)):
+        yield from (*chart, Text(""))
     for label, text in (*_peaks(result, summary), *_facts(summary, arenas)):
         yield labelled(label, text, width)
 

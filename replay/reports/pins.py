@@ -1,6 +1,7 @@
 """Text and JSON of `replay pins`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,30 @@ def pins_json(report: PinReport) -> dict[str, Any]:
     return found
 
 
-def print_pins(console: Console, source: str, stack: str, at: str, report: PinReport, *, full: bool) -> None:
-    """Prints who pins memory."""
+def print_pins(
+    console: Console,
+    source: str,
+    stack: str,
+    at: str,
+    report: PinReport,
+    *,
+    settings: Sequence[str] = (),
+    full: bool,
+) -> None:
+    """Prints who pins memory. `settings`: the changed settings of the stack."""
     moment = {"end": "at the end", "peak": "at the peak"}.get(at, f"at {at}")
-    console.print(f"{printable(source)} with {stack}, {moment} ({format_time(report.at_ns)})\n", soft_wrap=True)
-    for label, text in _sentences(report):
+    changed = f" with {', '.join(settings)}" if settings else ""
+    title = printable(f"{source} on {stack}{changed}, {moment} ({format_time(report.at_ns)})")
+    console.print(f"{title}\n", soft_wrap=True)
+    for label, text in _sentences(report, stack):
         console.print(labelled(label, text), soft_wrap=True)
+    if report.by_size_class.groups:
+        _print_groups(console, report, full)
+    if report.ages:
+        console.print(section("Live blocks by age", _ages(report.ages)))
+
+
+def _print_groups(console: Console, report: PinReport, full: bool) -> None:
     if report.has_sites:
         console.print(section("Pinned by call site", _groups(report.by_site, None if full else SHOWN)))
         if report.by_site.cover:
@@ -62,10 +81,9 @@ def print_pins(console: Console, source: str, stack: str, at: str, report: PinRe
         console.print(section("Pinned by phase of the allocation", _groups(report.by_phase, shown)))
         console.print(section("Pinned by thread", _groups(report.by_thread, shown)))
         console.print(section("Pinned by domain", _groups(report.by_domain, shown)))
-    console.print(section("Live blocks by age", _ages(report.ages)))
 
 
-def _sentences(report: PinReport) -> list[tuple[str, str]]:
+def _sentences(report: PinReport, stack: str) -> list[tuple[str, str]]:
     size = format_size
     found = [
         (
@@ -73,10 +91,10 @@ def _sentences(report: PinReport) -> list[tuple[str, str]]:
             f"{size(report.resident_bytes)}: {size(report.requested_bytes)} live,"
             f" {size(report.retained_bytes)} retained",
         ),
-        ("pinned", f"{size(report.releasable_bytes)} would be released if the blocks below were gone"),
+        ("pinned", _pinned(report, stack)),
     ]
     if report.trimmable_bytes:
-        found.append(("malloc_trim", f"would release at least {size(report.trimmable_bytes)} now"))
+        found.append(("malloc_trim", f"would release {size(report.trimmable_bytes)} now"))
     found += [
         (
             "end of a heap",
@@ -99,6 +117,14 @@ def _sentences(report: PinReport) -> list[tuple[str, str]]:
             )
         )
     return found
+
+
+def _pinned(report: PinReport, stack: str) -> str:
+    if not report.ages:
+        return "nothing: no block is live at this moment"
+    if not report.by_size_class.groups:
+        return f"nothing: {stack} has no arena and no end of a heap that a live block keeps from being released"
+    return f"{format_size(report.releasable_bytes)} would be released if the blocks below were gone"
 
 
 def _groups(pins: Pins, shown: int | None) -> Table:

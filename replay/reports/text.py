@@ -8,9 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.analysis import frames, metrics
+from replay.analysis.live import Live
 from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
 from replay.reports.fitting import without_columns
+from replay.reports.live import SHOWN, live_table
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
 from replay.reports.threads import TITLE, thread_table
@@ -33,16 +35,20 @@ def print_report(
     summary: Summary,
     *,
     settings: Sequence[str] = (),
+    live: Live | None = None,
     full: bool = False,
 ) -> None:
-    """Prints the overview, the times of threads, and the claims; with `full`, also all tables.
+    """Prints the overview, who is live at the peak, the times of threads, and the claims; with `full`, also all tables.
 
     `settings`: the changed settings of the stack.
     """
     arenas = frames.arenas(result)
     width = min(console.width, WIDTH)
-    for line in overview(source, settings, result, summary, arenas, width):
+    for line in overview(source, settings, result, summary, arenas, console.width):
         console.print(line, soft_wrap=True)
+    if live and live.by_site:
+        title = "Live at the peak of resident memory, by call site"
+        console.print(section(title, live_table(live.by_site, live.bytes, SHOWN)), width=width)
     if times := result.metadata.thread_times:
         console.print(section(TITLE, thread_table(times)), width=width)
     for table in _tables(console, result, summary, arenas) if full else ():

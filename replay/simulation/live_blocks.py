@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from replay.jit.arrays import extend, record
+from replay.jit.arrays import at_places, extend, record
 from replay.jit.compiling import entry
 from replay.simulation.clock import Slice
 from replay.trace import NO_SITE
@@ -66,8 +66,8 @@ class Allocations:
 
     def complete(self, live: np.ndarray, begin_ns: int) -> np.ndarray:
         """Fills in the allocation of rows of LIVE_BLOCK, in place; returns them by rising address."""
-        allocations = self._found[live["block"]]
+        allocations = at_places(self._found, live["block"])
         for name in ALLOCATION.names or ():
             live[name] = allocations[name]
         live["allocated_ns"] -= begin_ns
-        return live[np.argsort(live["address"])]
+        return at_places(live, np.argsort(live["address"]))

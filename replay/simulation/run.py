@@ -87,24 +87,26 @@ def run(
     addresses: Addresses | None = None,
     log: Log | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[int, int, np.record], None] | None = None,
     stop: Callable[[np.record], bool] | None = None,
     snapshots: Moments = (),
     sink: Sink | None = None,
     with_blocks: bool = False,
+    first_run: RunResult | None = None,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
     `trim_every_ns`: libc's malloc_trim(0) is called so often, besides at marks of that name. `log` is handed the rows
-    of LOG as they come, `progress` the number of rows simulated. `stop` gets the counters at the end of each batch, and
-    returns whether the run ends there.
+    of LOG as they come, `progress` the number of rows simulated. After each slice, `watch` is handed that number, the
+    time since the first event, and the counters, which change as the run continues. `stop` gets the counters at the end
+    of each batch, and returns whether the run ends there.
 
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
-    twice where the peak is one of them, because only its end tells which moment was the peak. `with_blocks`: snapshots
-    have the live blocks, too.
+    twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
+    run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
-    first_run = None
-    if taking.needs_first_run:
+    if first_run is None and taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
     begin_ns, batches = _begin(trace)
     simulator = _new_simulator(trace, config, begin_ns, addresses, log)
@@ -112,6 +114,8 @@ def run(
     in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
     requested = None if in_memory else RequestedChanges(begin_ns, processes)
     walk = Walk(trace, simulator, requested, taking, addresses, progress)
+    if watch is not None:
+        walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
     span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
     every_ns = sampling_interval_ns(span_ns, sample_every_ns)
     if stop is not None:

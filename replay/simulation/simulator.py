@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from copy import copy
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +30,7 @@ from replay.allocators import (
     span_rows,
 )
 from replay.config import StackConfig
-from replay.jit.arrays import concatenated, copied
+from replay.jit.arrays import at_places, concatenated, copied, copied_state
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import (
     adopt_small,
@@ -102,9 +103,7 @@ class Simulator:
         self._classes = new_classes()
         self.at_peak = np.zeros(1, self.layout.dtype)
         self.at_peak_time_ns = 0
-        # Read in every slice; reading a field of a record takes three times as long.
-        self._attention, self._rows_logged = self.stack.tally["attention"], self.stack.tally["rows_logged"]
-        self._woken_ns = self.stack.tally["woken_ns"]
+        self._view_tally()
         self._resident_peak = self.at_peak["resident_bytes_peak"]
         with _making:
             self._loop = compiled_loop((libc_model, small_model))
@@ -117,6 +116,13 @@ class Simulator:
         self._route = class_rows([model == config.small_model for model in config.domains.by_number()])
         assert self._route.shape[0] == DOMAINS
         self._addresses, self._log = addresses, log
+
+    def _view_tally(self) -> None:
+        """Keeps views of fields that are read in every slice; reading a field of a record takes three times as long."""
+        tally = self.stack.tally
+        self._attention, self._rows_logged, self._woken_ns = (
+            tally[name] for name in ("attention", "rows_logged", "woken_ns")
+        )
 
     @property
     def tally(self) -> np.record:
@@ -204,15 +210,26 @@ class Simulator:
 
     def trim(self, row: int, time_ns: int, thread: int | None = None) -> None:
         """Calls malloc_trim(0) after all rows before `row` of the trace, in any thread."""
-        resume = 0
         self._stand_at(row, time_ns)
-        trim_some = self._compiled(trim_libc)
+        self._trim()
+        self._woken_ns[0] = -1
+
+    def _trim(self) -> None:
+        resume, trim_some = 0, self._compiled(trim_libc)
         while True:
             resume = trim_some(self.stack, resume)
             self._settle_between_events()
             if not resume:
                 break
-        self._woken_ns[0] = -1
+
+    def trimmable_bytes(self) -> int:
+        """Returns the resident bytes that malloc_trim(0) would release now: calls it in a copy of the process."""
+        other = copy(self)
+        other.stack, other._log = copied_state(self.stack), None
+        other._view_tally()
+        other._woken_ns[0] = 0  # the time does not matter
+        other._trim()
+        return int(self.tally.resident_bytes - other.tally.resident_bytes)
 
     def end_thread(self, thread: int, row: int, time_ns: int) -> None:
         """Ends the trace's thread with this number after all rows before `row` of the trace."""
@@ -389,7 +406,7 @@ class Simulator:
         if not self.has_all_spans:
             starts, ends = linux.uncovered(space, spans["address"], spans["address"] + spans["bytes"])
             spans = concatenated([spans, span_rows(SpanKind.HEAP, starts, ends - starts, starts)])
-        spans = spans[np.argsort(spans["address"], kind="stable")]
+        spans = at_places(spans, np.argsort(spans["address"], kind="stable"))
         ends = spans["address"] + spans["bytes"]
         spans["resident_bytes"] = linux.resident_bytes(self.resident_pages(), self.page_bytes, spans["address"], ends)
         return spans

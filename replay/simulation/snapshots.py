@@ -67,6 +67,8 @@ class Snapshot:
     """Number of arenas without live blocks that the small role does not release."""
     top_rule: Callable[[int], TopRule]
     """Returns when libc releases the free end of the heap in a region; to be called before the sink returns."""
+    trimmable_bytes: Callable[[], int]
+    """Returns the resident bytes that malloc_trim(0) would release; to be called before the sink returns."""
 
 
 Sink = Callable[[Snapshot], None]
@@ -239,6 +241,7 @@ class Snapshots:
                     resident_pages=simulator.resident_pages,
                     kept_arenas=simulator.kept_arenas(),
                     top_rule=simulator.top_rule,
+                    trimmable_bytes=simulator.trimmable_bytes,
                 )
             )
 

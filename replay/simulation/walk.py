@@ -55,6 +55,8 @@ class Walk:
     ):
         self._simulator, self._addresses, self._progress = simulator, addresses, progress
         self._requested, self._taking = requested, taking
+        self.watch: Callable[[int, int, np.record], None] | None = None
+        """Is called after each slice with the number of rows, the time and the counters."""
         self._trace = trace
         self._phases: tuple[str, ...] = ()
         self._ends_slices = {TRIM_MARK, TEARDOWN_MARK} | taking.phases
@@ -129,6 +131,8 @@ class Walk:
         self._taking.follow(part)
         if self._progress:
             self._progress(part.first_row + part.end)
+        if self.watch and part.end > part.start:
+            self.watch(part.first_row + part.end, int(part.events.time_ns[part.end - 1]), self._simulator.tally)
 
     @staticmethod
     def _rows_in(part: Slice, op: Op) -> list[int]:

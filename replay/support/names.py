@@ -28,7 +28,10 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
     print(printable(text, keep="\n"), end=end, file=sys.stderr if err else sys.stdout, flush=True)
 
 
-_ASCII = {"█": "#", "…": "...", "─": "-", "×": "x", "µ": "u", "±": "+-", "≤": "<=", "≥": ">=", "→": "->"}
+_ASCII = {
+    "█": "#", "▓": "%", "▒": "+", "░": ":", "…": "...", "─": "-", "×": "x", "µ": "u", "±": "+-", "≤": "<=", "≥": ">=",
+    "→": "->", "▔": "'", "╵": "|", "·": ".",
+}  # fmt: skip
 _ASCII |= dict(zip("▁▂▃▄▅▆▇", "_..--=+", strict=True))
 
 

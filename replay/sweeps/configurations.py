@@ -4,21 +4,23 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from replay.allocators import bundled_names, find_model, foreign_sources, model_names
-from replay.config import StackConfig, default_preset, load_config
+from replay.config import StackConfig, default_preset, load_config, without_pymalloc
+from replay.config.collector import is_of_collector
 from replay.config.glibc_environment import overrides_of
 from replay.support.bundled_files import config_names
 from replay.support.errors import ConfigError
 from replay.support.names import by_version, nearest
+from replay.support.units import parse_time_with_unit
 from replay.sweeps.constraints import Constraint, Unanswerable
 from replay.sweeps.plan import Plan
-from replay.sweeps.space import ALLOCATOR, DEFAULT, Point, Space, points
+from replay.sweeps.space import ALLOCATOR, DEFAULT, DEFAULT_MALLOC, TRIM_EVERY, Point, Space, points
 from replay.trace import Metadata
 
 _REPEATED = re.compile(r'^--(?:set|env) [^=]*=(?:"[^"]*"|\S*): ', re.MULTILINE)
@@ -31,12 +33,14 @@ class Configuration:
 
     parameters: Point
     stack: StackConfig
+    trim_every_ns: int | None = None
+    """Interval between calls of malloc_trim(0)."""
     is_default: bool = False
 
     @property
     def key(self) -> str:
-        """A key that is equal for stacks with equal results."""
-        return stack_key(self.stack)
+        """A key that is equal for configurations with equal results."""
+        return f"{stack_key(self.stack)}:{self.trim_every_ns or 0}"
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,15 @@ class Resolver:
         self._allocator = own[0] if own else varied[0]
         keys = self._known_keys()
         _refuse_unknown([*plan.fixed, *self.space, *(name for each in plan.configurations for name in each)], keys)
+        if not isinstance(self.space.get(TRIM_EVERY, []), list):
+            raise ConfigError(f"{TRIM_EVERY}: write a list of times, such as 1s,10s")
+        for point in self._points():
+            self._trim_every_ns(point)
         self._constraints = [Constraint(text, keys) for text in plan.constraints]
         self.default = Configuration(
             {**dict.fromkeys([ALLOCATOR, *self.space], DEFAULT), ALLOCATOR: self._allocator},
             self._stack({ALLOCATOR: self._allocator}),
+            self._trim_every_ns({}),
             is_default=True,
         )
 
@@ -100,19 +109,38 @@ class Resolver:
             return Skipped(point, str(reason))
         if broken:
             return Skipped(point, f"violates the constraint {broken.text}")
-        is_default = stack_key(stack) == self.default.key and stack.name == self.default.stack.name
-        return Configuration(point, stack, is_default)
+        found = Configuration(point, stack, self._trim_every_ns(point))
+        is_default = found.key == self.default.key and stack.name == self.default.stack.name
+        return replace(found, is_default=is_default)
+
+    def _trim_every_ns(self, point: Point) -> int | None:
+        value = {**self.plan.fixed, **point}.get(TRIM_EVERY, DEFAULT)
+        if value == DEFAULT:
+            return self.plan.trim_every
+        try:
+            if interval_ns := parse_time_with_unit(str(value)):
+                return interval_ns
+            raise ValueError("must be longer than 0; write it like 10ms")
+        except ValueError as mistake:
+            raise ConfigError(f"{TRIM_EVERY}: {mistake}") from None
 
     def _stack(self, point: Point) -> StackConfig:
         settings = {name: value for name, value in {**self.plan.fixed, **point}.items() if value != DEFAULT}
-        allocator = settings.pop(ALLOCATOR, None) or self._preset
+        settings.pop(TRIM_EVERY, None)
+        allocator = self._named(settings.pop(ALLOCATOR, DEFAULT))
         environment = [f"{name}={value}" for name, value in settings.items() if "." not in name]
         keys = [f"{name}={json.dumps(value)}" for name, value in settings.items() if "." in name]
         return load_config(allocator, keys, environment)
 
+    def _named(self, allocator: str) -> str:
+        """Returns the name of a preset or file."""
+        if allocator == DEFAULT_MALLOC:
+            return without_pymalloc(self._preset)
+        return self._preset if allocator == DEFAULT else allocator
+
     def _known_keys(self) -> set[str]:
         """Returns all keys of the stacks of the sweep, also with any other model of the package or the sweep."""
-        stacks = [load_config(self._preset if name == DEFAULT else name) for name in self._allocators]
+        stacks = [load_config(self._named(name)) for name in self._allocators]
         named = {str(value) for each in (self.plan.fixed, *self._points()) for value in each.values()}
         models = {*bundled_names(), *(name for stack in stacks for name in stack.models), *named & set(model_names())}
         sections = {"linux": stacks[0].linux, "domains": stacks[0].domains, "costs": stacks[0].costs}
@@ -134,10 +162,17 @@ _HARMLESS = {"GLIBC_TUNABLES": ""}
 def _refuse_unknown(names: Iterable[str], known: set[str]) -> None:
     """Raises ConfigError for a key that no stack of the sweep has: it is a mistake, not a combination to skip."""
     for name in names:
-        if name == ALLOCATOR or name in known:
+        if name in (ALLOCATOR, TRIM_EVERY) or name in known:
             continue
+        if is_of_collector(name):
+            raise ConfigError(
+                f"{name}: sweeps vary allocators, and the garbage collector changes the trace; use `replay compare`"
+                f" SOURCE --grid {name}=…, or `replay run` SOURCE --set {name}=…"
+            )
         if "." in name or not name.isupper():
-            raise ConfigError(f"{name}: no allocator has this key; {nearest(name, sorted({ALLOCATOR, *known}))}")
+            raise ConfigError(
+                f"{name}: no allocator has this key; {nearest(name, sorted({ALLOCATOR, TRIM_EVERY, *known}))}"
+            )
         overrides_of([f"{name}={_HARMLESS.get(name, '1')}"])
 
 
@@ -186,4 +221,9 @@ def configurations(resolver: Resolver, *, strict: bool = False) -> list[Configur
 
 def point_text(point: Point) -> str:
     """Returns the parameters of a point as one line."""
-    return " ".join(f"{name}={value}" for name, value in point.items())
+    return " ".join(setting_text(name, value) for name, value in point.items())
+
+
+def setting_text(name: str, value: Any) -> str:
+    """Returns a parameter and its value as on a command line."""
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"

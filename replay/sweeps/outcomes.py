@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from replay.analysis.metrics import metrics_of, so_far, summarize
-from replay.config import StackConfig, rebuild_config
+from replay.config import rebuild_config
 from replay.simulation.result import RunResult
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.support.errors import ReplayError
 from replay.support.version import identity
+from replay.sweeps.configurations import Configuration
 from replay.sweeps.traces import Decoded, Input
 
 Status = Literal["done", "stopped", "failed"]
@@ -57,9 +58,8 @@ class Outcome:
         return self.metrics.get(metric, 0)
 
 
-def make_task(trace: Input, stack: StackConfig, stack_key: str, trim_every_ns: int | None, front: Front = ()) -> Task:
-    key = f"{trace.key}:{stack_key}:{trim_every_ns or 0}"
-    return Task(key, trace, stack.model_dump(mode="json"), trim_every_ns, front)
+def make_task(trace: Input, each: Configuration, front: Front = ()) -> Task:
+    return Task(f"{trace.key}:{each.key}", trace, each.stack.model_dump(mode="json"), each.trim_every_ns, front)
 
 
 def do(task: Task, get: Callable[[Input], Decoded], is_cancelled: Callable[[], bool] = lambda: False) -> Outcome:

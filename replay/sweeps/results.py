@@ -17,7 +17,7 @@ from replay.sweeps.configurations import Configuration, Skipped
 from replay.sweeps.journal import CSV, OUTCOMES, RESULTS, read_about
 from replay.sweeps.outcomes import Outcome, make_task
 from replay.sweeps.plan import Plan
-from replay.sweeps.space import ALLOCATOR, DEFAULT
+from replay.sweeps.space import ALLOCATOR, DEFAULT, DEFAULT_MALLOC
 from replay.sweeps.traces import Input
 
 _FIRST = {
@@ -87,7 +87,7 @@ def collect(
 ) -> Results:
     """Returns the rows of all tried configurations, in the order of `tried`."""
     parameters = _parameters(tried)
-    rows = list(_rows(plan, tried, inputs, outcomes, parameters))
+    rows = list(_rows(tried, inputs, outcomes, parameters))
     rows = [{"run": number, **row} for number, row in enumerate(rows)]
     schema: dict[str, Any] = dict(_FIRST)
     schema |= {name: _type_of([row[name] for row in rows]) for name in parameters}
@@ -112,7 +112,6 @@ def _parameters(tried: Sequence[Configuration | Skipped]) -> tuple[str, ...]:
 
 
 def _rows(
-    plan: Plan,
     tried: Sequence[Configuration | Skipped],
     inputs: Sequence[Input],
     outcomes: Mapping[str, Outcome],
@@ -126,7 +125,7 @@ def _rows(
             continue
         about |= {"default": each.is_default, "stack": json.dumps(each.stack.model_dump(mode="json"), sort_keys=True)}
         for trace in inputs:
-            task = make_task(trace, each.stack, each.key, plan.trim_every)
+            task = make_task(trace, each)
             outcome = outcomes.get(task.key)
             row = {
                 **about,
@@ -143,11 +142,11 @@ def _rows(
 
 
 def _value(each: Configuration | Skipped, name: str) -> Any:
-    """Returns the stack's value of a configuration key, or the value of an environment variable."""
+    """Returns the stack's value of a configuration key, or the value of any other parameter."""
     setting = each.parameters.get(name, DEFAULT)
     if isinstance(each, Configuration):
         if name == ALLOCATOR:
-            return each.stack.name if setting == DEFAULT else setting
+            return each.stack.name if setting in (DEFAULT, DEFAULT_MALLOC) else setting
         section, dot, key = name.partition(".")
         if dot:
             value = getattr(getattr(each.stack, section), key, None)

@@ -48,7 +48,7 @@ class Runs:
             for trace in self.inputs
             for each in configurations
             if isinstance(each, Configuration)
-            for task in [make_task(trace, each.stack, each.key, self.plan.trim_every, front)]
+            for task in [make_task(trace, each, front)]
         }
         known = self._journal.outcomes
         missing = [task for key, task in tasks.items() if key not in known or not _is_reusable(known[key], front)]
@@ -68,7 +68,7 @@ class Runs:
         self._engine.keep(self.inputs)
 
     def outcome(self, each: Configuration, trace: Input) -> Outcome | None:
-        return self._journal.outcomes.get(make_task(trace, each.stack, each.key, self.plan.trim_every).key)
+        return self._journal.outcomes.get(make_task(trace, each).key)
 
     def results(self) -> Results:
         return collect(self.plan, self.tried, self.inputs, self._journal.outcomes)

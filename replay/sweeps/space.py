@@ -1,8 +1,8 @@
 """Parameters of a sweep, their values, and the choice of points in the space of all parameters.
 
-A *parameter* is `allocator` (a preset or file), a configuration key like `pymalloc.alignment`, or an environment
-variable of glibc like `MALLOC_ARENA_MAX`. A *point* has one value for each parameter; `DEFAULT` leaves the parameter
-unset.
+A *parameter* is `allocator` (a preset or file), a configuration key like `pymalloc.alignment`, an environment variable
+of glibc like `MALLOC_ARENA_MAX`, or `trim_every`, the interval between calls of malloc_trim(0). A *point* has one value
+for each parameter; `DEFAULT` leaves the parameter unset.
 """
 
 import itertools
@@ -26,8 +26,10 @@ from pydantic import (
 from replay.support.errors import ConfigError
 from replay.support.units import parse_size
 
-ALLOCATOR = "allocator"
+ALLOCATOR, TRIM_EVERY = "allocator", "trim_every"
 DEFAULT = "default"
+DEFAULT_MALLOC = "default-malloc"
+"""As a value of ALLOCATOR: the default preset without pymalloc."""
 LEVELS_MAX = 10_000
 GRID_MAX = 100_000
 """Maximum number of combinations. More are probably a mistake in a range."""

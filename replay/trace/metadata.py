@@ -147,6 +147,11 @@ class Collector:
     full_collections: int
     """Since the interpreter started."""
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether collections run without `gc.collect`."""
+        return self.enabled and self.thresholds[0] > 0
+
 
 @dataclass(frozen=True)
 class Metadata:

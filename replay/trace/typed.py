@@ -109,3 +109,31 @@ def types_of_blocks(trace: Trace, row: int, blocks: np.ndarray) -> np.ndarray:
         types[numbers] = events.type[ends[places]]
         is_pending[numbers] = False
     return types[blocks]
+
+
+@entry
+def _note_types(
+    op: np.ndarray, block: np.ndarray, type_: np.ndarray, first_row: int, rows: np.ndarray, types: np.ndarray
+) -> None:
+    """Writes the types of blocks that a batch frees, or that live at the end, to the rows of their allocations.
+
+    `rows`: the row of the last allocation of each block. Changes the last two arrays in place.
+    """
+    for at in range(op.shape[0]):
+        kind, number = op[at], np.uint64(block[at])
+        if allocates(kind):
+            rows[number] = first_row + at
+        elif (kind == FREE or (kind == _LIVE_OBJECT and number < rows.shape[0])) and type_[at] != _NO_TYPE:
+            types[rows[number]] = type_[at]
+
+
+def types_of_allocations(trace: Trace) -> np.ndarray:
+    """Returns for each row of the trace the type of the block that it allocates; NO_TYPE if it is unknown."""
+    types, rows, first_row = np.full(1024, NO_TYPE, np.uint32), np.zeros(1024, np.int64), 0
+    for events in trace.batches():
+        types = with_room(types, first_row + events.rows, fill=NO_TYPE)
+        if events.type is not None:
+            rows = with_room(rows, events.highest_block + 1)
+            _note_types(events.op, events.block, events.type, first_row, rows, types)
+        first_row += events.rows
+    return types[:first_row]

@@ -78,7 +78,7 @@ def verify_libc(
     before = _thread_allocations(events, real.thread_bytes)
     libc = _overrides(oracle, assignments)
     config = _config_after(events, before, real, libc)
-    addresses, calls, resident_bytes = _run_model(events, config, before, real)
+    addresses, calls, resident_bytes, _ = _run_model(events, config, before, real)
     blocks = real.addresses != 0
     wrong = np.flatnonzero(blocks & (real.addresses != addresses))
     difference = _address_difference(int(wrong[0]), events, real.addresses, addresses) if len(wrong) else None
@@ -210,8 +210,9 @@ def _run_rows(simulator: Simulator, events: Events) -> None:
 
 def _run_model(
     events: Events, config: StackConfig, before: Events, real: LibcRun
-) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray]:
-    """Returns addresses, system calls, and resident bytes at the points of the harness, after the events `before`."""
+) -> tuple[np.ndarray, list[tuple[str, int, int]], np.ndarray, Simulator]:
+    """Returns addresses, system calls, resident bytes at the points of the harness, and the process at the end. The
+    events `before` come first."""
     moved: list[np.ndarray] = []
     logged: list[np.ndarray] = []
     simulator = Simulator(config, addresses=lambda part, owners: moved.append(part), log=logged.append)
@@ -244,7 +245,7 @@ def _run_model(
     ]
     addresses = np.concatenate(moved)
     addresses[addresses >= real.base] += away
-    return addresses, calls, np.array(resident) - resident_before
+    return addresses, calls, np.array(resident) - resident_before, simulator
 
 
 def _fill(simulator: Simulator, base: int) -> None:

@@ -40,6 +40,16 @@ import sys
 sys.setswitchinterval(1000)
 """
 """What the twin of a program with threads needs. Threads change only where one of them blocks."""
+_DELEGATION = """\
+from types import coroutine
+def delegate(items):
+    yield from items
+for items in [0], (0,):
+    next(delegate(items))
+del delegate, items
+"""
+"""What the twin of a program with coroutines or `yield from` needs. The first end of a generator that waits for an
+iterator completes the iterator's type, and creates a name: this is older than the program."""
 _SCRIPT = """\
 from allocation_log import start, stop
 from _weakref import ref
@@ -50,7 +60,7 @@ class Finalized:
     def __del__(self): pass
 Finalized()
 del Finalized
-{threads}\
+{imports}\
 del sys
 def choices(seed):
     for _ in range({choices}):
@@ -130,16 +140,17 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     release = version_of(oracle)
     program = _without_switches(program)
     model, model_threads, end = simulate_threads(program, release)
-    has_threads = program.code.has_threads
+    has_threads, twin = program.code.has_threads, write_twin(program.program)
     script = _SCRIPT.format(
-        twin=write_twin(program.program),
+        twin=twin,
         seed=program.program.seed & 0xFFFFFFFF,
         choices=end.choices,
         multiplier=MULTIPLIER,
         increment=INCREMENT,
         thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
         is_enabled=program.program.collector.enabled,
-        threads=_THREADS if has_threads else "",
+        imports=(_THREADS if has_threads else "")
+        + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
         join="join()\n" if has_threads else "",
     )
     region = record_objects(oracle, script)[0]

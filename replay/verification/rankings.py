@@ -220,6 +220,8 @@ def _compare(
         raise HarnessError(each.reason)
     if row is None or row["status"] != "done":
         raise HarnessError("the run failed in the sweep")
+    if each.trim_every_ns:
+        raise HarnessError("malloc_trim at an interval is not compared: real processes have no simulated time")
     kind, name, model, real = reality.figures(each.stack, trace, row)
     return kind, Compared(trace_input.label, name, dict(each.parameters), model, real)
 

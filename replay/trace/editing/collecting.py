@@ -29,7 +29,7 @@ from replay.support.errors import ReplayError
 from replay.support.names import nearest
 from replay.trace import COLUMNS, NO_TYPE, TEARDOWN_MARK, Collector, Domain, Events, ObjectType, Op, Trace
 from replay.trace.editing import EditedTrace, KeyedEvents, edited
-from replay.trace.editing.collector_kernels import Future, Rows, collect_otherwise, drop_freed
+from replay.trace.editing.collector_kernels import FIRST_PHANTOM, Future, Rows, collect_otherwise, drop_freed
 from replay.trace.editing.collector_state import (
     AGES,
     COLLECTOR,
@@ -41,6 +41,7 @@ from replay.trace.editing.collector_state import (
     LIST_LENGTH,
     LISTS,
     LIVE,
+    NO_OBJECTS,
     PHANTOM,
     TUPLES,
     Findings,
@@ -99,10 +100,8 @@ class CollectorSettings:
     def is_more_frequent(self, recorded: Collector) -> bool:
         """Whether collections can become more frequent."""
         new = self.over(recorded)
-        if not new.enabled or not new.thresholds[0]:
-            return False
-        if not recorded.enabled or not recorded.thresholds[0]:
-            return True
+        if not new.is_automatic or not recorded.is_automatic:
+            return new.is_automatic
         return any(mine < there for mine, there in zip(new.thresholds, recorded.thresholds, strict=True))
 
 
@@ -143,6 +142,7 @@ class CollectedTrace(EditedTrace):
         fates = found.fates.copy()
         state, keys, doomed = self._new_state(), np.zeros(1024, np.int64), np.zeros(1024, DOOMED)
         phantoms, lists = np.zeros(1024, PHANTOM), self._lists.copy()
+        events = Events.empty(0)
         for events in self._trace.batches():
             drop_freed(doomed, fates, state)
             keys = with_room(keys, events.highest_block + 1)
@@ -157,6 +157,9 @@ class CollectedTrace(EditedTrace):
             )  # fmt: skip
             yield _keyed(events, rows, int(state[0].rows))
         last = state[0]
+        if events.rows and events.type is not None:
+            drop_freed(doomed, fates, state)
+            yield _left(events, found, doomed[: last.doomed], phantoms[: last.phantoms], lists)
         self.recorded, self.explicit, self.ran = int(last.recorded), int(last.explicit), int(last.ran)
 
     def _find(self) -> tuple[Findings, Future]:
@@ -191,7 +194,7 @@ class CollectedTrace(EditedTrace):
             )  # fmt: skip
         following = _following(np.array(generations, np.int64))
         ages = np.array([0, *(age_of_class(number) for number in range(1, AGES + 1))], np.int64)
-        return found, Future(following, found.free_lists, _dying(found, int(state[0].allocations)), ages)
+        return found, Future(following, found.free_lists, found.kinds, _dying(found, int(state[0].allocations)), ages)
 
     def _free_lists(self) -> np.ndarray:
         """Returns the free lists of CPython that hold objects of the collector. Lists and dicts have no size yet."""
@@ -300,6 +303,22 @@ def _new_rows(length: int) -> Rows:
     kinds = {name: np.dtype(COLUMNS[name].memory_type) for name in Rows._fields if name in COLUMNS}
     kinds |= {"source": np.dtype(np.int64), "key": np.dtype(np.uint64)}
     return Rows(**{name: np.empty(length, kinds[name]) for name in Rows._fields})
+
+
+def _left(events: Events, found: Findings, doomed: np.ndarray, phantoms: np.ndarray, lists: np.ndarray) -> KeyedEvents:
+    """Returns rows of live objects for the garbage that is left after the last batch, `events`."""
+    kinds = found.kinds[doomed["key"]].astype(np.int64)
+    doomed, types = doomed[kinds >= NO_OBJECTS], kinds[kinds >= NO_OBJECTS] - NO_OBJECTS
+    phantoms = phantoms[lists["type"][phantoms["which"]] != NO_TYPE]
+    of_lists = lists[phantoms["which"]]
+    rows = _new_rows(len(doomed) + len(phantoms))
+    rows.source[:], rows.thread[:], rows.time_ns[:], rows.op[:] = -1, 0, events.time_ns[-1], Op.LIVE_OBJECT
+    rows.key[:] = np.concatenate([doomed["key"], FIRST_PHANTOM + phantoms["number"]])
+    rows.domain[:] = np.concatenate([doomed["domain"], of_lists["domain"]])
+    rows.type[:] = np.concatenate([types, of_lists["type"]])
+    is_object = found.objects[doomed["key"] >> 3] >> (doomed["key"] & 7) & 1
+    rows.size[:] = np.concatenate([is_object, of_lists["collected"]])
+    return _keyed(events, rows, len(rows.key))
 
 
 def _keyed(events: Events, rows: Rows, count: int) -> KeyedEvents:

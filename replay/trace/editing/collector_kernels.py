@@ -17,6 +17,7 @@ from replay.trace.editing.collector_state import (
     FREED,
     KEYS,
     LIST_LENGTH,
+    NO_OBJECTS,
     WAITS,
     end_recorded,
     fate_of,
@@ -29,7 +30,7 @@ _MALLOC, _FREE, _REALLOC, _NO_TYPE = int(Op.MALLOC), int(FREE), int(Op.REALLOC),
 _PERMANENT = 3
 """The generation of objects that `gc.freeze` moved out of the collector's reach."""
 
-_FIRST_PHANTOM = 1 << 48
+FIRST_PHANTOM = 1 << 48
 """The key of the first phantom."""
 
 
@@ -38,12 +39,13 @@ class Future(NamedTuple):
     """What the first pass found about the recorded collections, for the second one.
 
     `following`: by generation and recorded collection, the first one from it on that examines this generation.
-    `free_lists`: as in Findings. `dying`: by key, the class of the age at which a block becomes garbage. `ages`: by
-    class, the lowest age.
+    `free_lists`, `kinds`: as in Findings. `dying`: by key, the class of the age at which a block becomes garbage.
+    `ages`: by class, the lowest age.
     """
 
     following: np.ndarray
     free_lists: np.ndarray
+    kinds: np.ndarray
     dying: np.ndarray
     ages: np.ndarray
 
@@ -161,6 +163,8 @@ def _begin(
         if _is_garbage(gc, key, fate, future, upcoming):
             row = _put(rows, gc, -1, time_ns, thread, _FREE)
             rows.domain[row], rows.key[row] = domain, key
+            if future.kinds[key] >= NO_OBJECTS:
+                rows.type[row] = future.kinds[key] - NO_OBJECTS
             fates[key] = FREED
             if _is_object(objects, key):
                 gc.found += 1
@@ -174,7 +178,7 @@ def _begin(
         phantom = phantoms[gc.phantoms]
         list_ = lists[phantom.which]
         row = _put(rows, gc, -1, time_ns, thread, _FREE)
-        rows.domain[row], rows.type[row], rows.key[row] = list_.domain, list_.type, _FIRST_PHANTOM + phantom.number
+        rows.domain[row], rows.type[row], rows.key[row] = list_.domain, list_.type, FIRST_PHANTOM + phantom.number
         if list_.collected:
             gc.found += 1
             _count_free(gc, phantom.born)
@@ -189,7 +193,7 @@ def _allocate_phantoms(
     """Allocates the pending blocks of a free list. They are garbage: the collection that did not run found as many."""
     for _ in range(list_.pending):
         row = _put(rows, gc, -1, time_ns, thread, _MALLOC)
-        rows.domain[row], rows.size[row], rows.key[row] = list_.domain, list_.bytes, _FIRST_PHANTOM + gc.phantoms_made
+        rows.domain[row], rows.size[row], rows.key[row] = list_.domain, list_.bytes, FIRST_PHANTOM + gc.phantoms_made
         phantom = phantoms[gc.phantoms]
         phantom.number, phantom.born, phantom.which = gc.phantoms_made, gc.allocations, which
         gc.phantoms += 1
