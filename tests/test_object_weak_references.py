@@ -175,6 +175,26 @@ def test_a_mistake_is_reported_with_its_place(document, message):
 
 
 @pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (10_000_000, "main.2: calls are nested more than 1000 deep"),
+        (
+            500,
+            "main.2: the program takes more than 500 steps; if it ends, allow more with `limits: {steps: …}`",
+        ),
+    ],
+)
+def test_callbacks_without_an_end_are_stopped(steps, message):
+    again = [{"bind": {"x": {"new": "Open"}}}, {"bind": {"s": {"weakref": "x", "callback": "f"}}}]  # x dies first
+    main = [OPEN, {"bind": {"y": {"weakref": "x", "callback": "f"}}}, {"bind": {"x": 0}}, {"bind": {"z": 0}}]
+    functions = {"f": {"parameters": ["r"], "do": again}}
+    document = {"classes": CLASSES, "functions": functions, "main": main, "limits": {"steps": steps}}
+    with pytest.raises(WorkloadError) as caught:
+        list(run_program(object_program(document), (3, 13)))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
     ("classes", "problem"),
     [
         ({"K": {"weakref": True}}, (("classes", "K", "weakref"), "is for classes with `slots`; others always can")),

@@ -45,6 +45,16 @@ def _starts_collection(machine, function):
 
 
 @leaf
+def _fail(machine, mistake, value, limit):
+    """Stops the machine with a mistake at the statement that a call interrupts."""
+    state = machine.state[0]
+    for back in range(state.interrupted):
+        if state.at == state.end_call:
+            state.at = machine.nested[state.interrupted - 1 - back].at
+    return fail(machine, mistake, value, limit)
+
+
+@leaf
 def call_now(machine, called, argument):
     """Has the next steps call a function or bound method with one argument, or none if it is 0. Returns whether it is
     called: a collection may come first."""
@@ -54,13 +64,13 @@ def call_now(machine, called, argument):
     number = np.int64(heap.objects[function].length)
     wanted, given = machine.functions[number].parameters - is_method, np.int64(argument > 0)
     if wanted != given:
-        return fail(machine, WRONG_COUNT, given, wanted)
+        return _fail(machine, WRONG_COUNT, given, wanted)
     if _starts_collection(machine, number):
         return False
     if heap.counts[0].steps > heap.counts[0].steps_most:
-        return fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
+        return _fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
     if state.interrupted == NESTED_MAX:
-        return fail(machine, TOO_DEEP, np.int64(0), np.int64(NESTED_MAX))
+        return _fail(machine, TOO_DEEP, np.int64(0), np.int64(NESTED_MAX))
     saved = machine.nested[state.interrupted]
     state.interrupted += 1
     saved.at, saved.checks, saved.is_over = state.at, state.checks, state.is_over
