@@ -48,6 +48,20 @@ def _note_allocations(
         found.site = site[at] if site.shape[0] else NO_SITE
 
 
+@entry
+def _complete(
+    live: np.ndarray, order: np.ndarray, allocations: np.ndarray, begin_ns: int, completed: np.ndarray
+) -> None:
+    """Writes rows of LIVE_BLOCK in this order, with their allocations, into `completed`."""
+    for at in range(order.shape[0]):
+        block, row = live[np.uint64(order[at])], completed[at]
+        found = allocations[np.uint64(block.block)]
+        row.address, row.bytes, row.requested_bytes = block.address, block.bytes, block.requested_bytes
+        row.block, row.domain, row.is_small = block.block, block.domain, block.is_small
+        row.allocated_ns, row.row = found.allocated_ns - begin_ns, found.row
+        row.thread, row.site = found.thread, found.site
+
+
 class Allocations:
     """Remembers the last allocation of each block number."""
 
@@ -65,9 +79,8 @@ class Allocations:
         )  # fmt: skip
 
     def complete(self, live: np.ndarray, begin_ns: int) -> np.ndarray:
-        """Fills in the allocation of rows of LIVE_BLOCK, in place; returns them by rising address."""
-        allocations = self._found[live["block"]]
-        for name in ALLOCATION.names or ():
-            live[name] = allocations[name]
-        live["allocated_ns"] -= begin_ns
-        return live[np.argsort(live["address"])]
+        """Returns rows of LIVE_BLOCK by rising address, with the fields of their allocations."""
+        order = np.argsort(np.ascontiguousarray(live["address"]), kind="stable")
+        completed = np.empty_like(live)
+        _complete(live, order, self._found, begin_ns, completed)
+        return completed
