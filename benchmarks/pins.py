@@ -45,7 +45,8 @@ def traced(sizes: tuple[int, int], domain: Domain, events: int) -> MemoryTrace:
 def simulate(trace: str, stack: str, pins: bool) -> None:
     """Simulates the trace once, after a short run; prints the seconds."""
     config, source = load_config(stack), open_source(trace)
-    find_pins(MemoryTrace([]), config)
+    beginning = next(iter(source.batches())).where(slice(0, 1000))
+    find_pins(MemoryTrace([beginning], source.metadata), config, at=0)
     started = time.process_time()
     find_pins(source, config) if pins else run(source, config)
     print(json.dumps(time.process_time() - started))

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from replay.jit.arrays import extend, record
+from replay.jit.arrays import record, with_room
 from replay.jit.compiling import entry
 from replay.simulation.clock import Slice
+from replay.simulation.loop import ROW_BITS, ROW_MASK, ROWS_A_DOMAIN
 from replay.trace import NO_SITE
 from replay.trace.block_ops import LAST_BLOCK_OP, allocates
 
@@ -20,6 +21,8 @@ LIVE_BLOCK = record(
     thread, site    of the allocation; NO_SITE if the trace has no call sites
     is_small        whether the small role owns the block, not libc
 """
+LOCATED = record("address", "bytes", "block", is_small=np.bool_)
+"""A live block, as the models have it."""
 ALLOCATION = record("allocated_ns", "row", thread=np.uint32, site=np.uint32)
 
 
@@ -50,14 +53,19 @@ def _note_allocations(
 
 @entry
 def _complete(
-    live: np.ndarray, order: np.ndarray, allocations: np.ndarray, begin_ns: int, completed: np.ndarray
+    located: np.ndarray,
+    order: np.ndarray,
+    blocks: np.ndarray,
+    allocations: np.ndarray,
+    begin_ns: int,
+    completed: np.ndarray,
 ) -> None:
-    """Writes rows of LIVE_BLOCK in this order, with their allocations, into `completed`."""
+    """Writes a row of LIVE_BLOCK for each block, in this order. `blocks`: the simulator's, by number."""
     for at in range(order.shape[0]):
-        block, row = live[np.uint64(order[at])], completed[at]
-        found = allocations[np.uint64(block.block)]
-        row.address, row.bytes, row.requested_bytes = block.address, block.bytes, block.requested_bytes
-        row.block, row.domain, row.is_small = block.block, block.domain, block.is_small
+        block, row = located[np.uint64(order[at])], completed[at]
+        found, size_and_row = allocations[np.uint64(block.block)], blocks[np.uint64(block.block)].size_and_row
+        row.address, row.bytes, row.block, row.is_small = block.address, block.bytes, block.block, block.is_small
+        row.requested_bytes, row.domain = size_and_row >> ROW_BITS, (size_and_row & ROW_MASK) // ROWS_A_DOMAIN
         row.allocated_ns, row.row = found.allocated_ns - begin_ns, found.row
         row.thread, row.site = found.thread, found.site
 
@@ -71,16 +79,16 @@ class Allocations:
     def feed(self, part: Slice) -> None:
         """Adds the rows of a slice."""
         events = part.events
-        self._found = extend(self._found, (events.highest_block + 1) * 5 // 4)
+        self._found = with_room(self._found, events.highest_block + 1)
         site = np.zeros(0, np.uint32) if events.site is None else events.site
         _note_allocations(
             events.op, events.block, events.time_ns, events.thread, site, part.first_row, part.start, part.end,
             self._found,
         )  # fmt: skip
 
-    def complete(self, live: np.ndarray, begin_ns: int) -> np.ndarray:
-        """Returns rows of LIVE_BLOCK by rising address, with the fields of their allocations."""
-        order = np.argsort(np.ascontiguousarray(live["address"]), kind="stable")
-        completed = np.empty_like(live)
-        _complete(live, order, self._found, begin_ns, completed)
+    def complete(self, located: np.ndarray, blocks: np.ndarray, begin_ns: int) -> np.ndarray:
+        """Returns rows of LIVE_BLOCK by rising address. `blocks`: the simulator's, by number."""
+        order = np.argsort(np.ascontiguousarray(located["address"]))
+        completed = np.empty(len(order), LIVE_BLOCK)
+        _complete(located, order, blocks, self._found, begin_ns, completed)
         return completed

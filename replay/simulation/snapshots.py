@@ -210,7 +210,7 @@ class Snapshots:
     def _blocks_of(self, simulator: Simulator) -> np.ndarray:
         if self._allocations is None:
             raise ReplayError("a snapshot has blocks only with `with_blocks=True`")
-        return self._allocations.complete(simulator.live_blocks(), self._begin_ns)
+        return self._allocations.complete(simulator.located_blocks(), simulator.blocks, self._begin_ns)
 
     def end_at(self, row: int, time_ns: int) -> None:
         """Takes the snapshot at the end if one is wanted, at a mark of the end. Of several marks, the last counts."""
