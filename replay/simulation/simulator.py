@@ -220,9 +220,17 @@ class Simulator:
                 break
 
     def trimmable_bytes(self) -> int:
-        """Returns the resident bytes that malloc_trim(0) would release now: calls it in a copy of the process."""
-        other = copy(self)
-        other.stack, other._log = copied_state(self.stack), None
+        """Returns the resident bytes that malloc_trim(0) would release now: calls it in a copy of the process.
+
+        The log is empty between events, and the small role takes no part, so the copy shares them.
+        """
+        other, stack = copy(self), self.stack
+        libc = copied_state(stack.libc)
+        other.stack = stack._replace(
+            tally=copied(stack.tally), linux=copied_state(stack.linux), libc=libc,
+            small=stack.small if self.has_small else libc,
+        )  # fmt: skip
+        other._log = None
         other._view_tally()
         other._woken_ns[0] = 0  # the time does not matter
         other._trim()
