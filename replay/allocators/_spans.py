@@ -69,11 +69,10 @@ class TopRule(NamedTuple):
     kept_bytes: int
     step: int
 
-    def released_bytes(self, top_bytes: int) -> int:
+    def released_bytes(self, top_bytes: np.ndarray) -> np.ndarray:
         """Returns how many bytes are released if so many are free at the end of the heap."""
-        if top_bytes < self.threshold_bytes:
-            return 0
-        return max(0, (top_bytes - self.kept_bytes) & -self.step)
+        released = np.maximum(0, (top_bytes - self.kept_bytes) & -self.step)
+        return np.where(top_bytes < self.threshold_bytes, 0, released)
 
 
 def span_rows(

@@ -10,6 +10,7 @@ from replay.trace import Domain, Site, Trace
 from replay.trace.typed import types_of_blocks
 
 UNKNOWN = "unknown"
+_LOOKED_UP = 1 << 20
 _NO_PHASE = "before the first phase"
 Grouped = tuple[np.ndarray, list[str]]
 """The group of each block, and the names of the groups."""
@@ -42,13 +43,13 @@ def by_type(trace: Trace, row: int, numbers: np.ndarray) -> Grouped:
 
 def by_size_class(blocks: np.ndarray) -> Grouped:
     """Returns the blocks by size class."""
-    sizes, codes = np.unique(blocks["bytes"], return_inverse=True)
+    sizes, codes = _distinct(blocks["bytes"])
     return codes, [format_size(size) for size in sizes.tolist()]
 
 
 def by_thread(blocks: np.ndarray) -> Grouped:
     """Returns the blocks by thread."""
-    threads, codes = np.unique(blocks["thread"], return_inverse=True)
+    threads, codes = _distinct(blocks["thread"])
     return codes, [f"thread {thread}" for thread in threads.tolist()]
 
 
@@ -62,4 +63,17 @@ def by_phase(blocks: np.ndarray, result: RunResult) -> Grouped:
     names = [*dict.fromkeys([_NO_PHASE, *(name for name, _, _ in result.phases)])]
     starts = np.array([time_ns for _, time_ns, _ in result.phases], np.int64)
     codes = np.array([0, *(names.index(name) for name, _, _ in result.phases)])
+    if not len(starts):
+        return np.zeros(len(blocks), np.int64), names
     return codes[np.searchsorted(starts, blocks["allocated_ns"], side="right")], names
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct values, and the index of each value among them. Small ones are looked up, not sorted."""
+    if int(values.max(initial=0)) >= _LOOKED_UP:
+        return np.unique(values, return_inverse=True)
+    values = values.astype(np.int64)
+    found = np.flatnonzero(np.bincount(values))
+    index = np.zeros(_LOOKED_UP, np.int64)
+    index[found] = np.arange(len(found))
+    return found, index[values]

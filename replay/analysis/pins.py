@@ -11,21 +11,20 @@ of each heap the end in which no other chunk lies. One group can release nothing
 bytes of groups do not add up; `Pins.cover` names sets.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations, takewhile
-from typing import NamedTuple
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from replay.analysis.retention import CACHED, OF_ALLOCATOR, Heap, Retained
+from replay.jit.compiling import entry
 
 BUDGET = 5
 """The largest set of groups in a cover."""
 EXACT_GROUPS = 12
 """Up to so many groups, covers are the best ones; otherwise each set extends the one before it."""
-_LIKELY = 48
-"""Number of groups that a step of a greedy cover tries."""
+_SHIFT = 2
 _NAMES = {CACHED: "freed blocks in a cache of libc", OF_ALLOCATOR: "tables of the allocators"}
 
 
@@ -78,57 +77,127 @@ class Pins(NamedTuple):
     """Whether the sets are the best ones. Otherwise each adds one group to the set before it."""
 
 
+@entry
+def _gather(
+    codes: np.ndarray,
+    ranks: np.ndarray,
+    allocated_ns: np.ndarray,
+    is_in: np.ndarray,
+    blocks: np.ndarray,
+    first_ns: np.ndarray,
+) -> None:
+    """Counts the blocks in arenas by group, in place: by index, the arenas of each group, and the first allocation.
+
+    `ranks`: the arena of each block, -1 for none.
+    """
+    for at in range(codes.shape[0]):
+        if ranks[at] >= 0:
+            index = codes[at] + _SHIFT
+            is_in[index, ranks[at]] = True
+            blocks[index] += 1
+            first_ns[index] = min(first_ns[index], allocated_ns[at])
+
+
+@entry
+def _gather_chunks(
+    codes: np.ndarray,
+    places: np.ndarray,
+    allocated_ns: np.ndarray,
+    order: np.ndarray,
+    starts: np.ndarray,
+    blocks: np.ndarray,
+    first_ns: np.ndarray,
+) -> tuple[int, int]:
+    """Counts the chunks at the end of a heap, up to the first one of an allocator, by group, in place.
+
+    Writes the groups into `order` as they occur, and where each starts into `starts`, which is -1 by index at first.
+    Returns the number of groups, and of chunks.
+    """
+    groups = 0
+    for at in range(places.shape[0]):
+        place = places[at]
+        if place == OF_ALLOCATOR:  # it never goes
+            return groups, at
+        index = place + _SHIFT if place < 0 else codes[place] + _SHIFT
+        if starts[index] < 0:
+            starts[index] = at
+            order[groups] = index
+            groups += 1
+        blocks[index] += 1
+        if place >= 0:
+            first_ns[index] = min(first_ns[index], allocated_ns[place])
+    return groups, places.shape[0]
+
+
+class _HeapOrder(NamedTuple):
+    """The groups at the end of a heap, in the order in which they must go."""
+
+    order: np.ndarray
+    """Indexes of groups."""
+    released: np.ndarray
+    """Resident bytes that are released if the groups up to this one are gone; 0 comes before the first."""
+
+    def value(self, gone: np.ndarray) -> int:
+        """Returns what is released without the groups that are gone, a mask by index."""
+        return int(self.released[self.first_left(gone)])
+
+    def first_left(self, gone: np.ndarray) -> int:
+        """Returns the number of groups before the first one that is not gone."""
+        return int(np.argmin(np.append(gone[self.order], False)))
+
+
 class Grouping:
-    """The blocks of a moment in groups: evaluates which sets of groups release how much."""
+    """The blocks of a moment in groups: evaluates which sets of groups release how much.
+
+    A group has the index `code + _SHIFT`, so that CACHED has one, too. Arenas are numbered by falling size.
+    """
 
     def __init__(self, retained: Retained, codes: np.ndarray, names: Sequence[str]) -> None:
         """`codes`: the group of each block, an index of `names`."""
-        self._retained, self._names = retained, names
-        self._codes = np.append(codes, (CACHED, OF_ALLOCATOR)).astype(np.int64)  # negative indexes are their own codes
-        self._arenas = self._by_groups(codes)
-        self._total = {pins: sum(sizes) for pins, sizes in self._arenas.items()}
-        self._largest = {pins: max(sizes) for pins, sizes in self._arenas.items()}
-        self._heaps = [self._runs(heap) for heap in retained.heaps]
+        self._retained, self._names, self._codes = retained, names, codes
+        count, arenas = len(names) + _SHIFT, len(retained.arenas)
+        order = np.argsort(-retained.arenas, kind="stable")
+        self._sizes = retained.arenas[order]
+        ranks = np.append(np.argsort(order), -1)[retained.arena_of]
+        self._blocks, self._first_ns = np.zeros(count, np.int64), np.full(count, retained.at_ns)
+        is_in, allocated_ns = np.zeros((count, arenas), bool), retained.blocks["allocated_ns"]
+        _gather(codes, ranks, allocated_ns, is_in, self._blocks, self._first_ns)
+        self._group, self._arena = np.nonzero(is_in)
+        """The groups of arenas, by index and then by arena."""
+        self._heaps = [self._order(heap) for heap in retained.heaps]
 
-    def _by_groups(self, codes: np.ndarray) -> dict[frozenset[int], list[int]]:
-        """Returns the resident bytes of arenas by the set of groups that pin them."""
-        retained = self._retained
-        found: dict[frozenset[int], list[int]] = {}
-        pairs = np.unique(np.stack([retained.arena_of, codes], 1)[retained.arena_of >= 0], axis=0)
-        first = np.searchsorted(pairs[:, 0], np.arange(len(retained.arenas) + 1))
-        for arena, size_bytes in enumerate(retained.arenas.tolist()):
-            found.setdefault(frozenset(pairs[first[arena] : first[arena + 1], 1].tolist()), []).append(size_bytes)
-        return found
+    def _order(self, heap: Heap) -> _HeapOrder:
+        count = len(self._names) + _SHIFT
+        order, starts = np.zeros(count, np.int64), np.full(count, -1)
+        allocated_ns = self._retained.blocks["allocated_ns"]
+        groups, chunks = _gather_chunks(
+            self._codes, heap.blocks, allocated_ns, order, starts, self._blocks, self._first_ns
+        )
+        order = order[:groups]
+        free = np.append(starts[order], chunks)[1:]  # chunks that are free if this group and all before it are gone
+        return _HeapOrder(order, np.append(0, self._retained.released_from(heap, free)))
 
-    def _runs(self, heap: Heap) -> list[tuple[int, int]]:
-        """Returns a heap's groups from its end on, and for each the resident bytes released if it is gone, too."""
-        codes = self._codes[heap.blocks]
-        last = np.flatnonzero(np.append(np.diff(codes) != 0, True))
-        runs: list[tuple[int, int]] = []
-        for code, chunks in zip(codes[last].tolist(), (last + 1).tolist(), strict=True):
-            if code == OF_ALLOCATOR:  # it never goes
-                break
-            runs.append((code, self._retained.released_from(heap, chunks)))
-        return runs
+    def _mask(self, groups: Iterable[int]) -> np.ndarray:
+        gone = np.zeros(len(self._blocks), bool)
+        gone[[code + _SHIFT for code in groups]] = True
+        return gone
 
     def released_bytes(self, groups: Iterable[int]) -> int:
         """Returns the resident bytes that are released if all blocks of these groups are gone."""
-        gone = {*groups}
-        return self._from_arenas(gone) + self._from_heaps(gone)
+        gone = self._mask(groups)
+        freed = self._sizes[self._left(gone) == 0]
+        return self._of_arenas(int(freed.sum()), int(freed.max(initial=0))) + sum(
+            heap.value(gone) for heap in self._heaps
+        )
 
-    def _from_arenas(self, gone: set[int]) -> int:
-        freed = [pins for pins in self._total if pins <= gone]
-        released = sum(self._total[pins] for pins in freed)
-        if freed and self._retained.kept_arenas:  # the order of frees decides which one: assume the largest
-            released -= max(self._largest[pins] for pins in freed)
-        return released
+    def _left(self, gone: np.ndarray) -> np.ndarray:
+        """Returns the number of groups of each arena that are not gone."""
+        return np.bincount(self._arena[~gone[self._group]], minlength=len(self._sizes))
 
-    def _from_heaps(self, gone: set[int]) -> int:
-        released = 0
-        for runs in self._heaps:
-            free = takewhile(lambda run: run[0] in gone, runs)
-            released += max((size_bytes for _, size_bytes in free), default=0)
-        return released
+    def _of_arenas(self, freed: Any, largest: Any) -> Any:
+        """Returns what is released if arenas of so many bytes have no live block. The order of frees decides which one
+        is kept: assume the largest."""
+        return freed - largest if self._retained.kept_arenas else freed
 
     def released_bytes_of(self, names: Iterable[str]) -> int:
         """Returns the same for groups by name."""
@@ -136,44 +205,74 @@ class Grouping:
 
     def pins(self) -> Pins:
         """Returns the groups that pin memory, and the sets of them that release most."""
-        pinning = self._pinning_blocks()
-        groups = np.unique(pinning[0]).tolist()
-        rows = [self._group(code, pinning) for code in groups]
-        rows.sort(key=lambda row: (-row.pinned_bytes, -row.shared_bytes, row.name))
-        codes = [code for code in groups if code != OF_ALLOCATOR]
+        codes = (np.flatnonzero(self._blocks) - _SHIFT).tolist()
+        releasable = self.released_bytes(codes)
+        rows = self._groups(codes, releasable)
         is_exact = len(codes) <= EXACT_GROUPS
         cover = self._best_covers(codes) if is_exact else self._greedy_covers()
-        return Pins(rows, self.released_bytes(groups), cover, is_exact)
+        return Pins(rows, releasable, cover, is_exact)
 
-    def _pinning_blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns group, block and region of all blocks in arenas, and in the ends of heaps that could be released."""
-        retained = self._retained
-        in_arena = np.flatnonzero(retained.arena_of >= 0)
-        parts = [(self._codes[in_arena], in_arena, retained.arena_of[in_arena])]
-        for number, (heap, runs) in enumerate(zip(retained.heaps, self._heaps, strict=True)):
-            codes = self._codes[heap.blocks]
-            wanted = np.isin(codes, [code for code, _ in runs]) & (codes != OF_ALLOCATOR)
-            wanted &= np.cumsum(codes == OF_ALLOCATOR) == 0
-            region = np.full(int(wanted.sum()), len(retained.arenas) + number)
-            parts.append((codes[wanted], heap.blocks[wanted], region))
-        codes, blocks, regions = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return codes, blocks, regions
+    def _groups(self, codes: list[int], releasable: int) -> list[Group]:
+        """Returns all groups, sorted."""
+        pinned = self._with_one_more(np.zeros(len(self._blocks), bool))[0]
+        spans, others = self._spans(), self._of_all_others()
+        rows = []
+        for code in codes:
+            at = code + _SHIFT
+            alone = int(pinned[at])
+            shared = releasable - int(others[at]) - alone
+            age_ns = int(self._retained.at_ns - self._first_ns[at])
+            rows.append(Group(self.name(code), alone, shared, int(self._blocks[at]), int(spans[at]), age_ns))
+        return sorted(rows, key=lambda row: (-row.pinned_bytes, -row.shared_bytes, row.name))
 
-    def _group(self, code: int, pinning: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Group:
-        codes, blocks, regions = pinning
-        mine = codes == code
-        known = blocks[mine & (blocks >= 0)]
-        ages = self._retained.at_ns - self._retained.blocks["allocated_ns"][known]
-        pinned = self.released_bytes([code])
-        others = self.released_bytes(set(np.unique(codes).tolist()) - {code})
-        return Group(
-            self.name(code),
-            pinned,
-            self.released_bytes(np.unique(codes).tolist()) - others - pinned,
-            int(mine.sum()),
-            len(np.unique(regions[mine])),
-            int(ages.max(initial=0)),
-        )
+    def _spans(self) -> np.ndarray:
+        """Returns the number of arenas and heaps with pins of each group."""
+        spans = np.bincount(self._group, minlength=len(self._blocks))
+        for heap in self._heaps:
+            spans[heap.order] += 1
+        return spans
+
+    def _of_all_others(self) -> np.ndarray:
+        """Returns for each group what is released if all groups but this one are gone."""
+        count, sizes = len(self._blocks), self._sizes
+        mine = np.bincount(self._group, sizes[self._arena], count).astype(np.int64)
+        # The largest arena without a group is the first one that is missing in the group's arenas.
+        of_group = np.bincount(self._group, minlength=count)
+        position = np.arange(len(self._group)) - np.repeat(np.cumsum(of_group) - of_group, of_group)
+        missing, differs = of_group.copy(), self._arena != position
+        np.minimum.at(missing, self._group[differs], position[differs])
+        released = self._of_arenas(sizes.sum() - mine, np.append(sizes, 0)[missing])
+        for heap in self._heaps:
+            of_heap = np.full(count, heap.released[-1])
+            of_heap[heap.order] = heap.released[:-1]
+            released = released + of_heap
+        return np.asarray(released)
+
+    def _with_one_more(self, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for each group what is released if it and those in the mask are gone, and its share of the memory
+        that is not released yet: equal parts of each arena; and of each heap, for the group that must go first, the
+        most bytes per group that are released if it and the next ones go."""
+        count, sizes, left = len(self._blocks), self._sizes, self._left(gone)
+        rest = ~gone[self._group]
+        group, arena = self._group[rest], self._arena[rest]
+        last = left[arena] == 1
+        freed = np.bincount(group[last], sizes[arena[last]], count).astype(np.int64) + sizes[left == 0].sum()
+        largest = np.full(count, sizes[left == 0].max(initial=0))
+        np.maximum.at(largest, group[last], sizes[arena[last]])
+        released = self._of_arenas(freed, largest)
+        share = np.bincount(group, sizes[arena] / left[arena], count).astype(np.float64)
+        for heap in self._heaps:
+            first = heap.first_left(gone)
+            of_heap = np.full(count, heap.released[first])
+            if first < len(heap.order):
+                next_ = heap.order[first]
+                more = gone.copy()
+                more[next_] = True
+                of_heap[next_] = heap.value(more)
+                others = np.cumsum(~gone[heap.order[first:]])
+                share[next_] += ((heap.released[first + 1 :] - heap.released[first]) / others).max()
+            released = released + of_heap
+        return released, share
 
     def name(self, code: int) -> str:
         """Returns the name of a group."""
@@ -182,56 +281,59 @@ class Grouping:
     def heap_ends(self) -> list[HeapEnd]:
         """Returns what keeps the end of each heap from being released."""
         found = []
-        for heap, runs in zip(self._retained.heaps, self._heaps, strict=True):
-            codes = self._codes[heap.blocks]
-            blocks = int(np.argmin(np.append(codes == codes[:1], False))) if len(codes) else 0
-            found.append(HeapEnd(self.name(int(codes[0])), blocks, runs[0][1] if runs else 0))
+        known = np.append(self._codes, (CACHED, OF_ALLOCATOR))  # negative indexes are their own codes
+        for heap, groups in zip(self._retained.heaps, self._heaps, strict=True):
+            codes = known[heap.blocks]
+            if len(codes):
+                blocks = int(np.argmin(np.append(codes == codes[0], False)))
+                found.append(
+                    HeapEnd(self.name(int(codes[0])), blocks, int(groups.released[1]) if len(groups.order) else 0)
+                )
         return found
 
     def _best_covers(self, codes: list[int]) -> list[Cover]:
         """Returns for each size the set that releases most, until no larger set releases more."""
-        found: list[Cover] = []
-        for size in range(1, min(BUDGET, len(codes)) + 1):
-            best = max(combinations(codes, size), key=self.released_bytes)
-            found.append(self._cover(best))
-        return _growing(found)
+        bits = np.zeros(len(self._blocks), np.int64)
+        bits[[code + _SHIFT for code in codes]] = 1 << np.arange(len(codes))
+        masks = np.zeros(len(self._sizes), np.int64)
+        np.bitwise_or.at(masks, self._arena, bits[self._group])
+        kinds, first, kind = np.unique(masks, return_index=True, return_inverse=True)
+        sums, largest = np.bincount(kind, self._sizes, len(kinds)).astype(np.int64), self._sizes[first]
+
+        def released(chosen: tuple[int, ...]) -> int:
+            gone = self._mask(chosen)
+            freed = (kinds & ~int(bits[gone].sum())) == 0
+            of_arenas = self._of_arenas(int(sums[freed].sum()), int(largest[freed].max(initial=0)))
+            return int(of_arenas) + sum(heap.value(gone) for heap in self._heaps)
+
+        best = (max(combinations(codes, size), key=released) for size in range(1, min(BUDGET, len(codes)) + 1))
+        return _growing([self._cover(each) for each in best])
 
     def _greedy_covers(self) -> list[Cover]:
         """Returns sets, each with one group more, by the better of two rules: the group that releases most now, or the
         one with the largest share of what is not released yet."""
-        by_release = self._grown(lambda chosen, code, share: (self.released_bytes([*chosen, code]), share))
-        by_share = self._grown(lambda chosen, code, share: (share, self.released_bytes([*chosen, code])))
+        by_release = self._grown(lambda released, share: (-share, -released))
+        by_share = self._grown(lambda released, share: (-released, -share))
         return _growing(max(by_release, by_share, key=lambda covers: sum(cover.released_bytes for cover in covers)))
 
-    def _grown(self, rank: Callable[[list[int], int, float], tuple[float, float]]) -> list[Cover]:
-        """Returns sets, each with one group more: the one that ranks highest."""
-        chosen: list[int] = []
-        found: list[Cover] = []
+    def _grown(self, keys: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> list[Cover]:
+        """Returns sets, each with one group more: the first one if groups are sorted by `keys`, the last key first.
+
+        `keys` is called with what each group releases, and with its share.
+        """
+        gone, chosen, found = np.zeros(len(self._blocks), bool), list[int](), []
         for _ in range(BUDGET):
-            candidates = self._shares(chosen)
-            if not candidates:
+            released, share = self._with_one_more(gone)
+            share[gone] = 0
+            if not share.any():
                 break
-            likely = sorted(candidates, key=lambda code: (-candidates[code], code))[:_LIKELY]
-            chosen.append(max(likely, key=lambda code: rank(chosen, code, candidates[code])))
+            candidates = np.flatnonzero(share > 0)
+            order = np.lexsort((candidates, *keys(released[candidates], share[candidates])))
+            best = candidates[order[0]]
+            gone[best] = True
+            chosen.append(int(best) - _SHIFT)
             found.append(self._cover(chosen))
         return found
-
-    def _shares(self, chosen: list[int]) -> dict[int, float]:
-        """Returns for each group its share of the memory that the chosen ones do not release: equal parts of each
-        arena, and of each heap's end what its first group that is left pins."""
-        gone, shares = {*chosen}, defaultdict[int, float](float)
-        for pins, size_bytes in self._total.items():
-            left = pins - gone
-            for code in left:
-                shares[code] += size_bytes / len(left)
-        for runs in self._heaps:
-            sizes: dict[int, int] = {}
-            for code, size_bytes in runs:
-                if code not in gone:
-                    sizes[code] = size_bytes
-            for rank, (code, size_bytes) in enumerate(sizes.items(), 1):
-                shares[code] += size_bytes / rank
-        return shares
 
     def _cover(self, groups: Sequence[int]) -> Cover:
         return Cover([self.name(code) for code in groups], self.released_bytes(groups))

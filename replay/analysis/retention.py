@@ -77,12 +77,11 @@ class Retained(NamedTuple):
             page_bytes=snapshot.page_bytes,
         )
 
-    def released_from(self, heap: Heap, chunks: int) -> int:
+    def released_from(self, heap: Heap, chunks: np.ndarray) -> np.ndarray:
         """Returns the resident bytes that a heap releases if its last `chunks` chunks are gone."""
-        top_bytes = heap.end - (int(heap.ends[chunks]) if chunks < len(heap.ends) else heap.start)
-        start = heap.end - heap.rule.released_bytes(top_bytes)
-        found = linux.resident_bytes(self.pages, self.page_bytes, np.array([start]), np.array([heap.end]))
-        return int(found[0])
+        top_bytes = heap.end - np.append(heap.ends, heap.start)[chunks]
+        starts = heap.end - heap.rule.released_bytes(top_bytes)
+        return linux.resident_bytes(self.pages, self.page_bytes, starts, np.full(len(chunks), heap.end))
 
 
 def _heap(region: np.ndarray, blocks: np.ndarray, rule: TopRule) -> Heap:

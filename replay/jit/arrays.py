@@ -42,16 +42,9 @@ def copied(records: np.ndarray) -> np.ndarray:
     return records.view(np.uint8).copy().view(records.dtype)
 
 
-def copied_state(state: tuple[Any, ...]) -> Any:
-    """A copy of a NamedTuple of arrays and of further such tuples."""
-    copies = {id(part): _copied_part(part) for part in state}  # one that occurs twice stays one
-    return type(state)(*(copies[id(part)] for part in state))
-
-
-def _copied_part(part: Any) -> Any:
-    if isinstance(part, tuple):
-        return copied_state(part)
-    return copied(part) if isinstance(part, np.ndarray) else part
+def copied_state(state: Any) -> Any:
+    """A copy of a NamedTuple of arrays."""
+    return type(state)(*(copied(part) if isinstance(part, np.ndarray) else part for part in state))
 
 
 def at_places(records: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
 
 
 def locate_blocks(stack, blocks, live):  # type: ignore[no-untyped-def]
-    """Fills in `address`, `bytes` and `is_small` of rows of LIVE_BLOCK, in place."""
+    """Fills in `address`, `bytes` and `is_small` of rows of LOCATED, in place."""
     for index in range(live.shape[0]):
         found = live[index]
         place = blocks[np.uint64(found.block)].place

@@ -40,14 +40,11 @@ from replay.simulation.kernels import (
     locate_blocks,
     trim_libc,
 )
-from replay.simulation.live_blocks import LIVE_BLOCK
+from replay.simulation.live_blocks import LOCATED
 from replay.simulation.loop import (
     BLOCK,
     DOMAINS,
     GONE,
-    ROW_BITS,
-    ROW_MASK,
-    ROWS_A_DOMAIN,
     class_rows,
     count_classes,
     let_time_pass,
@@ -223,9 +220,17 @@ class Simulator:
                 break
 
     def trimmable_bytes(self) -> int:
-        """Returns the resident bytes that malloc_trim(0) would release now: calls it in a copy of the process."""
-        other = copy(self)
-        other.stack, other._log = copied_state(self.stack), None
+        """Returns the resident bytes that malloc_trim(0) would release now: calls it in a copy of the process.
+
+        The log is empty between events, and the small role takes no part, so the copy shares them.
+        """
+        other, stack = copy(self), self.stack
+        libc = copied_state(stack.libc)
+        other.stack = stack._replace(
+            tally=copied(stack.tally), linux=copied_state(stack.linux), libc=libc,
+            small=stack.small if self.has_small else libc,
+        )  # fmt: skip
+        other._log = None
         other._view_tally()
         other._woken_ns[0] = 0  # the time does not matter
         other._trim()
@@ -364,15 +369,13 @@ class Simulator:
             if hasattr(model, "check"):
                 model.check(state, self.stack)
 
-    def live_blocks(self) -> np.ndarray:
-        """Returns rows of LIVE_BLOCK without the fields of their allocations."""
+    def located_blocks(self) -> np.ndarray:
+        """Returns rows of LOCATED: the live blocks."""
         numbers = np.flatnonzero(self.blocks["size_and_row"] != GONE)
-        live = np.zeros(len(numbers), LIVE_BLOCK)
-        size_and_row = self.blocks["size_and_row"][numbers]
-        live["block"], live["requested_bytes"] = numbers, size_and_row >> ROW_BITS
-        live["domain"] = (size_and_row & ROW_MASK) // ROWS_A_DOMAIN
-        self._compiled(locate_blocks)(self.stack, self.blocks, live)
-        return live
+        located = np.empty(len(numbers), LOCATED)
+        located["block"] = numbers
+        self._compiled(locate_blocks)(self.stack, self.blocks, located)
+        return located
 
     def resident_pages(self) -> np.ndarray:
         """Returns the addresses of the resident pages, in rising order."""

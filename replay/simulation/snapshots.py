@@ -20,7 +20,7 @@ from replay.simulation.result import RunResult
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
 from replay.support.names import nearest
-from replay.trace import TEARDOWN_MARK, Metadata
+from replay.trace import Metadata
 
 PEAK, END = "peak", "end"
 
@@ -173,7 +173,6 @@ class Snapshots:
         names = {each for each in listed if isinstance(each, str)}
         self._wants_peak, self._wants_end = PEAK in names, END in names
         self.phases = frozenset(names - {PEAK, END})
-        self._ends_at_mark = self._wants_end and TEARDOWN_MARK in metadata.phases and not metadata.processes
         self._met: set[str] = set()
         """Labels of snapshots that were taken."""
         self._trackers: dict[int, SpanTracker] = {}
@@ -181,8 +180,8 @@ class Snapshots:
 
     @property
     def needs_first_run(self) -> bool:
-        """Whether a moment is known only after another run: the peak, or the last mark of the end."""
-        return self._wants_peak or self._ends_at_mark
+        """Whether a moment is known only after another run: the peak."""
+        return self._wants_peak
 
     def intervals(self) -> dict[str, int]:
         """Returns the intervals by their name, for `refuse_too_many`."""
@@ -201,8 +200,6 @@ class Snapshots:
         if first_run and self._wants_peak:
             row = int(first_run.at_peak.row) + 1 if first_run.at_peak.resident_bytes_peak else 0
             found.append([self._call(begin_ns + first_run.at_peak_time_ns, PEAK, row)])
-        if first_run and self._ends_at_mark:
-            found.append([self._call(begin_ns + first_run.duration_ns, END, first_run.events)])
         return found
 
     def follow(self, part: Slice) -> None:
@@ -213,7 +210,12 @@ class Snapshots:
     def _blocks_of(self, simulator: Simulator) -> np.ndarray:
         if self._allocations is None:
             raise ReplayError("a snapshot has blocks only with `with_blocks=True`")
-        return self._allocations.complete(simulator.live_blocks(), self._begin_ns)
+        return self._allocations.complete(simulator.located_blocks(), simulator.blocks, self._begin_ns)
+
+    def end_at(self, row: int, time_ns: int) -> None:
+        """Takes the snapshot at the end if one is wanted, at a mark of the end. Of several marks, the last counts."""
+        if self._wants_end:
+            self.take(END, row, time_ns)
 
     def take(self, label: str, row: int, time_ns: int) -> None:
         """Passes a snapshot of each process to the sink, before `row` of the trace.
@@ -247,7 +249,7 @@ class Snapshots:
 
     def finish(self, rows: int, time_ns: int, missed: Call | None) -> None:
         """Takes the snapshot at the end. Raises ReplayError if a moment is after the end, or if a phase never began."""
-        if self._wants_end and not self._ends_at_mark:
+        if self._wants_end and END not in self._met:
             self.take(END, rows, time_ns)
         if missed and self._times_ns and self._times_ns[-1] > time_ns - self._begin_ns:
             late_ns, end_ns = self._times_ns[-1], time_ns - self._begin_ns

@@ -180,6 +180,7 @@ class Walk:
         if self._name(events, row) == TRIM_MARK:
             self._simulator.trim(first_row + row, time_ns, thread)
         if self._name(events, row) == TEARDOWN_MARK and not self._trace.metadata.processes:
+            self._taking.end_at(first_row + row, time_ns)
             self.end = self.look(first_row + row, time_ns)
             self._samples_before_end = Samples(*(list(arrays) for arrays in self._samples))
 
