@@ -386,3 +386,19 @@ def test_long_tracebacks_and_contexts_are_freed_as_in_real_interpreters(version)
     main = [{"try": [{"call": name, "with": [{"set": [130]}, 1]}], **keep} for name in functions]
     program = object_program({"functions": functions, "main": [*main, {"drop": ["kept"]}, {"collect": 2}]})
     assert verify_objects(program, INTERPRETERS[version]).difference == ""
+
+
+@system
+@with_interpreters
+@pytest.mark.parametrize("version", INTERPRETERS)
+def test_collections_that_start_while_an_exception_is_raised_find_what_they_find_in_real_interpreters(version):
+    raised = {"raise": "KeyError", "with": [{"list": [{"list": ["n"]}, {"new": "K"}, {"list": []}]}]}
+    keep = {"except": "Exception", "as": "e", "handle": [{"bind": {"kept": {"tuple": [{"tuple": ["e"]}]}}}]}
+    body = [{"bind": {"xs": {"tuple": [{"list": ["n"]}]}}}, {"try": [{"bind": {"d": {"dict": []}}}, raised], **keep}]
+    functions = {"f": {"parameters": ["n"], "do": body}, "g": {"parameters": ["n"]}}
+    functions["g"]["do"] = [{"bind": {"x": {"call": "f", "with": ["n"]}}}]
+    main = [{"repeat": 12, "as": "i", "do": [{"call": "g", "with": [{"list": ["i"]}]}]}]
+    for threshold in range(3, 25):
+        collector = {"thresholds": [threshold, 0, 0]}
+        document = {"classes": {"K": {}}, "functions": functions, "main": main, "collector": collector}
+        assert verify_objects(object_program(document), INTERPRETERS[version]).difference == "", threshold

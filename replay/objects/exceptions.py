@@ -55,6 +55,8 @@ def do_exception(machine, op, argument, other):
     heap, state = machine.heap, machine.state[0]
     if op == ARGUMENTS:
         if argument and (other >= BUILTIN_EXCEPTIONS or not heap.rules[0].exception_first):
+            for index in range(argument):  # the stack refers to them until the exception is created
+                refer(heap, machine.stack[state.top - 1 - index])
             return make_container(machine, TUPLE, argument)
         return True
     if op == NEW_EXCEPTION:
@@ -151,6 +153,10 @@ def _new_exception(machine, which, count):
     elif count:
         if heap.rules[0].exception_first and which < BUILTIN_EXCEPTIONS:
             make_container(machine, TUPLE, count)
+        else:
+            first = heap.objects[machine.stack[machine.state[0].top - 1]].first
+            for index in range(count):
+                heap.objects[heap.items[first + index]].refs -= 1
         heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = pop(machine)
     return number
 

@@ -14,6 +14,7 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.heap import (
     FRAME,
+    drop,
     free_counted_block,
     give_items,
     new_counted_block,
@@ -66,9 +67,9 @@ def frame_object(machine, depth):
 
 @leaf
 def is_referred(machine):
-    """Whether others refer to the frame object of the current call."""
+    """Whether others refer to the frame object of the current call, or did before a collection that this started."""
     number = machine.frames[machine.state[0].depth].object
-    return number > 0 and machine.heap.objects[number].refs > 1
+    return number > 0 and (machine.heap.objects[number].refs > 1 or machine.heap.collector[0].ready > 0)
 
 
 @leaf
@@ -90,7 +91,7 @@ def leave_variables(machine):
     heap.items[entry.first + 1 + count] = caller
     entry.length = count + 2
     track(heap, number, heap.generations[0].ring)
-    entry.refs -= 1
+    drop(heap, number)
     frame.object = 0
 
 
