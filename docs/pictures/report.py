@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 PICTURE = Path(__file__).with_name("report.png")
 COMMAND = ["report", "pin-every-arena", "-a", "cpython-3.12", "-o"]
-WIDTH, HEIGHT = 1200, 1500
+WIDTH, HEIGHT = 1100, 2400
 
 
 def main() -> None:
