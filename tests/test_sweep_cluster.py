@@ -22,7 +22,7 @@ from replay.support.errors import ReplayError
 from replay.support.version import identity
 from replay.sweeps import cluster as clusters
 from replay.sweeps.cluster import Cluster, work
-from replay.sweeps.configurations import Resolver
+from replay.sweeps.configurations import Resolver, stack_key
 from replay.sweeps.journal import OUTCOMES
 from replay.sweeps.outcomes import make_task
 from replay.sweeps.plan import make_plan
@@ -117,16 +117,16 @@ def test_a_worker_decodes_a_trace_once_and_keeps_the_last_eight(tmp_path, monkey
     inputs = find_inputs([str(path)], list(range(9)))
     stack = Resolver(make_plan({"vary": VARY})).default
     for what in [*inputs[:8], *inputs[:8], inputs[8], inputs[0]]:
-        assert work(make_task(what, stack.stack, stack.key, None)).status == "done"
+        assert work(make_task(what, stack)).status == "done"
     assert decoded == {0: 2, **dict.fromkeys(range(1, 9), 1)}
 
 
 def test_a_task_of_another_replay_or_another_model_is_not_done(source, monkeypatch):
     (what,) = find_inputs([source], [])
     stack = Resolver(make_plan({"vary": VARY})).default
-    task = make_task(what, stack.stack, stack.key, None)
+    task = make_task(what, stack)
     with pytest.raises(ReplayError, match="a worker has another version of a third-party allocator model"):
-        work(make_task(what, stack.stack, "0" * 64, None))
+        work(replace(task, key=task.key.replace(stack_key(stack.stack), "0" * 64)))
     monkeypatch.setattr(clusters, "identity", lambda: "0.0.1+abc")
     with pytest.raises(ReplayError, match=r"a worker has replay 0\.0\.1\+abc, but the sweep was started by "):
         work(task)
