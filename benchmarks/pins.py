@@ -4,7 +4,7 @@
     python benchmarks/pins.py --events N  a trace of another length; 20 million by default
 
 Prints for each stack the processor time of a run, of pins at the end, and their ratio: medians, measured in turn, each
-in a process of its own after a short run that loads everything.
+in a separate process, after a short run that loads everything.
 """
 
 import argparse

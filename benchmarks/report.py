@@ -3,7 +3,7 @@
     python benchmarks/report.py                      the workload below
     python benchmarks/report.py --source TRACE       another trace or workload, with default moments unless --moments N
 
-Prints the seconds of `replay run` and of `replay report` (medians, in turn, each in a process of its own, after one
+Prints the seconds of `replay run` and of `replay report` (medians, in turn, each in a separate process, after one
 that compiles), their processor time, which other programs disturb less, the peaks of memory, and the size of the page.
 Then, in Chromium: the time to the first paint and until the heap map is ready, the memory of the page, and the time of
 a step of the slider, the shortest of three: to the next moment, and to any other. Needs playwright and Chromium.

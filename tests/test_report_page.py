@@ -80,7 +80,7 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def opened(browser, made) -> Iterator[Callable[..., object]]:
-    """Opens the page in a window of its own; fails at the end if it had errors or asked for anything but itself."""
+    """Opens the page in a new window; fails at the end if it had errors or requested anything but itself."""
     contexts, problems, requests = [], [], []
 
     def open_page(size=WIDE, *, scheme="light", ready=True, **options):

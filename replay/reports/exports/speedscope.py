@@ -4,7 +4,7 @@ A call site is a frame in the frame of its file, and its bytes are the weight of
 
     live     allocated bytes of the site's live blocks, with rounding and headers
     pinned   resident bytes that are released if the site's blocks are gone, and no others; what only several sites
-             together release is a frame of its own
+             together release is a separate frame
 """
 
 from collections.abc import Iterable, Sequence

@@ -29,7 +29,7 @@ _COLUMNS = (
 _KINDS = {
     RegionKind.ARENA: ("Arena", "Arenas"),
     RegionKind.HEAP: ("Heap", "Heaps of the C library"),
-    RegionKind.MAPPING: ("Mapping", "Mappings of their own"),
+    RegionKind.MAPPING: ("Mapping", "Mappings of large blocks"),
 }
 _BLOCK_COLUMNS = (
     ("cell", 4), ("offset", 4), ("bytes", 4), ("requested", 4), ("since", 4), ("thread", 4), ("site", 2),
