@@ -81,11 +81,14 @@ _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.
 
 @contextmanager
 def _printable_usage_errors() -> Iterator[None]:
-    """Makes messages of usage errors printable, because they contain parts of the command line."""
+    """Makes messages of usage errors printable, because they contain parts of the command line.
+
+    Some versions of Typer begin them with the name of a kind of error, which says nothing to users.
+    """
     try:
         yield
     except _ClickException as error:
-        error.message = printable(error.message)
+        error.message = printable(error.message).removeprefix("Value error, ")
         raise
 
 

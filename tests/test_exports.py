@@ -216,6 +216,9 @@ def test_what_cannot_be_exported_is_refused(refused, recording, tmp_path):
     )
     assert "`ideal` does not have" in refused("export", plain, "--to", "memory_viz", "-o", out, "-a", "ideal")
     assert "is the input file" in refused("export", plain, "--to", "perfetto", "-o", plain)
+    unknown = refused("export", plain, "--to", "nothing", "-o", out)
+    assert "'nothing' is not one of" in unknown
+    assert "Value error" not in unknown
     assert "already exists" in refused("export", plain, "--to", "perfetto", "-o", recording)
     assert not out.exists()
 
