@@ -608,6 +608,17 @@ def test_random_programs_request_the_memory_that_real_interpreters_request(versi
 @system
 @with_interpreters
 @each_interpreter
+def test_functions_can_have_the_names_that_the_comparison_with_real_interpreters_uses(version):
+    names = "start", "stop", "join", "choices"
+    functions = {name: {"do": [{"return": {"letters": 20 + index}}]} for index, name in enumerate(names)}
+    main = [{"bind": {"x": {"call": name}}} for name in names]
+    program = object_program({"functions": functions, "main": main})
+    assert verify_objects(program, INTERPRETERS[version]).difference == ""
+
+
+@system
+@with_interpreters
+@each_interpreter
 def test_containers_that_die_in_an_instruction_request_the_memory_that_real_interpreters_request(version):
     for times in (1, 20):  # in unspecialised and in specialised instructions
         for form, program in dying_containers(times).items():
