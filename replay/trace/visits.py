@@ -146,11 +146,12 @@ class Visits:
     def counted(self, batches: Iterable[Events]) -> Iterator[Events]:
         """Yields the batches, and counts them."""
         for events in batches:
-            if events.type is not None:
-                self._feed(events)
+            self._feed(events)
             yield events
 
     def _feed(self, events: Events) -> None:
+        if events.type is None:
+            return
         room = int(self._state[0].collections) + int(np.count_nonzero(events.op == Op.GC_START)) + 1
         self._live = with_room(self._live, events.highest_block + 1)
         self._collections, self._older = with_room(self._collections, room), with_room(self._older, room)
