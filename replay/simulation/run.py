@@ -3,6 +3,7 @@
 import heapq
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, takewhile
 
 import numpy as np
@@ -19,6 +20,7 @@ from replay.support.errors import ReplayError
 from replay.trace import Events, MemoryTrace, Trace
 from replay.trace.processes import refuse_processes
 from replay.trace.requested import RequestedChanges
+from replay.trace.visits import Visits
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -124,6 +126,8 @@ def run(
     calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
     trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
     batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
+    visits = Visits.of(trace.metadata)
+    batches = visits.counted(batches) if visits else batches
     clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
     started_ns = time.perf_counter_ns()
     clock.run()
@@ -133,9 +137,10 @@ def run(
     end = walk.end or last
     grown_ns = clock.ticks_every_ns if every_ns is None else None
     times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
+    metadata = replace(trace.metadata, visits=visits.numbers) if visits else trace.metadata
     result = RunResult(
         config=config,
-        metadata=trace.metadata,
+        metadata=metadata,
         events=end.rows,
         duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,
