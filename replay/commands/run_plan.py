@@ -140,10 +140,13 @@ class RunPlan:
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
             yield note
 
-    def simulate(self, outputs: RunOutputs, *, with_references: bool, watched: bool = False) -> Simulated:
+    def simulate(
+        self, outputs: RunOutputs, *, with_references: bool, watched: bool = False, check: bool = False
+    ) -> Simulated:
         """Simulates the trace, optionally also with the references, and writes the results.
 
-        `watched`: shows the levels on the terminal while the trace is simulated.
+        `watched`: shows the levels on the terminal while the trace is simulated. `check`: checks the invariants of the
+        stack's models.
         """
         from replay.analysis.metrics import summarize
         from replay.config import load_config
@@ -162,7 +165,7 @@ class RunPlan:
                 report_compilation(second_process.begin if with_references else None) as compilation,
                 source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched)
+                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched, check=check)
                 assert result is not None
                 what_if, live = self._what_if(result), self._live(result)
             floor, ceiling = references or (None, None)
@@ -221,6 +224,7 @@ class RunPlan:
         second_process: ParallelCompilation,
         *,
         watched: bool,
+        check: bool,
     ) -> "list[RunResult | None]":
         """Simulates the trace with each stack; None for a reference that runs out of memory.
 
@@ -245,6 +249,7 @@ class RunPlan:
                     addresses=sink,
                     progress=show,
                     watch=watch,
+                    check=check,
                 )
 
             def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":

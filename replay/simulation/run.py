@@ -96,6 +96,7 @@ def run(
     sink: Sink | None = None,
     with_blocks: bool = False,
     first_run: RunResult | None = None,
+    check: bool = False,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -107,6 +108,9 @@ def run(
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
     twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
+
+    `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
+    does not hold.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
@@ -118,6 +122,8 @@ def run(
         in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
         requested = None if in_memory else RequestedChanges(begin_ns, processes)
         walk = Walk(trace, simulator, requested, taking, addresses, progress)
+        if check:
+            walk.checks = True
         if watch is not None:
             walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
         span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
@@ -134,6 +140,7 @@ def run(
         started_ns = time.perf_counter_ns()
         clock.run()
         taking.finish(clock.rows, clock.now_ns, clock.next_call)
+        walk.check(clock.rows)
         wall_ns = time.perf_counter_ns() - started_ns
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
