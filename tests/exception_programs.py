@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from object_programs import Names, RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, kept, object_program
 
 from replay.objects import ObjectProgram
 from replay.objects.language import EXCEPTIONS
@@ -10,6 +10,7 @@ from replay.objects.language import EXCEPTIONS
 _CLASSES = [name for name in EXCEPTIONS if name not in ("GeneratorExit", "StopIteration")]
 
 
+@kept
 def raising_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(raising_document(seed))
@@ -20,6 +21,7 @@ def raising_document(seed: int) -> dict[str, Any]:
     return RaisingAuthor(seed).document()
 
 
+@kept
 def calling_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed that also has inner functions, methods and constructors."""
     return object_program(calling_document(seed))

@@ -66,11 +66,8 @@ class _SuspendingAuthor(GeneratorAuthor):
         if self._handled and chance < 0.3:
             return {"raise": choose([self._handled[-1], None])}
         cause = {"from": choose([None, {"new": "E", "with": []}])} if chance < 0.4 else {}
-        return {
-            "raise": choose(["E", "ValueError", "KeyError"]),
-            "with": [self._value(names)] * choose([0, 1]),
-            **cause,
-        }
+        values = [self._value(names)] * choose([0, 1])
+        return {"raise": choose(["E", "ValueError", "KeyError"]), "with": values, **cause}
 
     def _try(self, names: list[str], generators: list[str], objects: list[str], depth: int, yields: bool) -> Any:
         chance, choose = self._random.random(), self._random.choice

@@ -6,7 +6,7 @@ Some have generators and exceptions too.
 import random
 from typing import Any
 
-from object_programs import object_program
+from object_programs import kept, object_program
 
 from replay.objects import ObjectProgram
 
@@ -17,6 +17,7 @@ _PARAMETERS = ["kept", "refs", "w", "m", "g"]
 """Variables of `main` that generator functions get."""
 
 
+@kept
 def random_weak_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(_Author(seed).document())

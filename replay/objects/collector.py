@@ -138,16 +138,19 @@ def _value(heap, number, index):
 
 @leaf
 def count_outer_references(heap, ring):
-    """Sets `outer_refs` of all objects of a ring; returns how many objects and references it visited."""
+    """Sets `outer_refs` of all objects of a ring, and counts them; returns the number of objects and references that it
+    visited."""
     visited, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         entry = heap.objects[number]
         entry.outer_refs, entry.found = entry.refs, IN_QUESTION
+        visited += 1
         number = np.int64(entry.next)
+    heap.collector[0].visited = visited
     number = np.int64(heap.objects[ring].next)
     while number != ring:
         children = _children(heap, number)
-        visited += 1 + children
+        visited += children
         for index in range(children):
             child = _child(heap, number, index)
             if heap.objects[child].found == IN_QUESTION:
@@ -305,6 +308,7 @@ def _find(heap):
     collector = heap.collector[0]
     generation = collector.generation
     ring, garbage = heap.generations[generation].ring, heap.generations[GARBAGE].ring
+    start = heap.counts[0].events
     emit(heap, GC_START, np.int64(0), np.int64(0), generation)
     _text(heap, np.int64(START_TEXT))
     if generation + 1 < GENERATIONS:
@@ -314,6 +318,7 @@ def _find(heap):
         if younger < generation:
             move_all(heap, heap.generations[younger].ring, ring)
     heap.counts[0].steps += count_outer_references(heap, ring)
+    heap.events[start].block = collector.visited
     collector.generators, collector.finalizers, collector.freed = 0, 0, 0
     separate_garbage(heap, ring, garbage)
     survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)

@@ -154,6 +154,7 @@ Of generators and their frames: see `replay.objects.generators`.
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
+"""`block` of a start of a collection: the number of objects that it visits."""
 COUNTS = record(
     "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps", "steps_most"
 )
@@ -165,6 +166,7 @@ gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
     "free_list", "nesting", "unwinding", "delayed", "waiting", "generators", "finalizers", "weakrefs", "floor", "freed",
+    "visited",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
@@ -173,6 +175,7 @@ last one of generation 2, and that one. `held`: the object being cleared. `garba
 `waiting`: number of references to drop that wait for the end of the collection.
 `generators`, `finalizers`: number of generators, and of objects with finalizers, in the garbage. `weakrefs`: number of
 weak references. `floor`: `waiting` outside of collections. `freed`: weak references that their callbacks freed.
+`visited`: objects in the last ring whose outer references were counted.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
 GENERATIONS, PERMANENT, GARBAGE, FINALIZED, CALLBACKS = 3, 3, 4, 5, 6
