@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import replay as replay_package
 from replay.__main__ import app, main
+from replay.simulation.walk import Walk
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
@@ -39,6 +40,18 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The time of an example depends on the load of the machine.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--check-invariants",
+        action="store_true",
+        help="check the invariants of all models in every simulation in the tests' process, as `replay run --check`",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Walk.checks = config.getoption("--check-invariants")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
