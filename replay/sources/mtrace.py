@@ -134,8 +134,9 @@ def _digest(text: np.ndarray, start: int, end: int) -> int:
     """Returns a hash of 63 bits: two multiplicative hashes of 32 bits, in products that fit into 63."""
     low, high = 0x811C9DC5, 0x1000193
     for at in range(start, end):
-        low = ((low ^ text[at]) * 0x1000193) & 0xFFFFFFFF
-        product = (high ^ text[at]) * 0x5BD1E995
+        byte = np.int64(text[at])
+        low = ((low ^ byte) * 0x1000193) & 0xFFFFFFFF
+        product = (high ^ byte) * 0x5BD1E995
         high = (product ^ (product >> 29)) & 0xFFFFFFFF
     return (low << 31) ^ high
 
