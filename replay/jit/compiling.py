@@ -2,7 +2,8 @@
 
 `leaf`, `inlined` and `cold` mark functions that kernels call; a call from Python runs the plain function. `entry` marks
 a function that Python calls: its machine code, with every leaf linked into it, is part of this package
-(`replay.jit.shipped`), or is cached on disk (`replay.jit.kernel_cache`). `generic` marks a function that has an implementation for each class of its first argument.
+(`replay.jit.shipped`), or is cached on disk (`replay.jit.kernel_cache`). `generic` marks a function that has an
+implementation for each class of its first argument.
 
 This module does not import numba, which takes half a second: a command that refuses its input needs no kernel. Marks
 are collected and passed to `replay.jit._numba` when the first entry is called.

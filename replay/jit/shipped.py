@@ -24,7 +24,7 @@ import numpy as np
 FOLDER = Path(__file__).parent / "machine_code"
 INDEX = "index.json"
 PROCESSORS: dict[str, frozenset[str]] = {
-    "x86-64-v3": frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split()),
+    "x86-64-v3": frozenset(("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")),
     "x86-64": frozenset(),
 }
 """Classes of processors as LLVM names them, with the flags of /proc/cpuinfo that they need; the fastest first."""
@@ -104,11 +104,16 @@ def find_shipped(
     Returns None if there is no code for this entry, for this machine or for the sources as they are.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    known = _index()["entries"].get(name)
-    if known is None or not all(map(_is_unchanged, known["files"])):
+    library = _library() if is_current(name) else None
+    if library is None:
         return None
-    library = _library()
-    return library and _Kernel(name, frozenset(known["signatures"]), library, compile_kernel)
+    return _Kernel(name, frozenset(_index()["entries"][name]["signatures"]), library, compile_kernel)
+
+
+def is_current(name: str) -> bool:
+    """Whether there is shipped code with this name, made from the sources as they are."""
+    known = _index()["entries"].get(name)
+    return known is not None and all(map(_is_unchanged, known["files"]))
 
 
 class _Kernel:

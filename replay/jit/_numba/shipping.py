@@ -37,6 +37,8 @@ _ALIGNED, _WRITEABLE = 0x100, 0x400
 """NumPy's flags of arrays."""
 _UNSUITABLE, _RAISED, _NONE = range(3)
 """What the first words of `expected` are."""
+_OF_C = {"numba_frexp": "frexp", "numba_ldexp": "ldexp"}
+"""Functions of C that glibc defines as numba does, also for infinities."""
 
 
 class CannotBeShipped(Exception):
@@ -83,6 +85,8 @@ def link_entry(function: Callable[..., Any], argument_types: tuple[Any, ...], sy
     library.add_ir_module(module)
     library.finalize()
     linked = library._final_module
+    for each in linked.functions:
+        each.name = _OF_C.get(each.name, each.name)
     for each in (*linked.functions, *linked.global_variables):
         if not each.is_declaration and each.name != symbol:
             each.linkage = Linkage.internal
@@ -203,7 +207,7 @@ class _Export:
             return self._call(name, _POINTER, value)
         if isinstance(kind, types.Array):  # one of the arguments, because kernels create none
             return self._same(arrayobj.make_array(kind)(self._context, builder, value).parent)
-        if isinstance(kind, types.UniTuple | types.Tuple):
+        if isinstance(kind, types.BaseTuple) and not isinstance(kind, types.BaseNamedTuple):
             boxed = self._call("PyTuple_New", _POINTER, _WORD(len(kind.types)))
             for index, part in enumerate(kind.types):
                 item = self._box(part, builder.extract_value(value, index))

@@ -1,0 +1,62 @@
+"""Finds the machine code of hooks: in this package, else from `replay.recorder.hooks`, which imports llvmlite."""
+
+import json
+from base64 import b64decode
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from replay.jit import shipped
+
+HOOKS = "replay.recorder.hooks"
+"""The module, and its entry in the index of the shipped code."""
+HOOKS_FILE = "hooks.json"
+
+
+class Code(NamedTuple):
+    """Machine code, and the offsets of the exported functions by name."""
+
+    text: bytes
+    offsets: dict[str, int]
+
+
+class Extras(NamedTuple):
+    """What hooks record besides the calls of an interpreter of this version."""
+
+    version: tuple[int, ...]
+    sites: bool = False
+    types: bool = False
+
+
+def has_steady_counter() -> bool:
+    """Whether the processor's time stamp counter has a constant rate on all cores and in all sleep states."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+    return {"constant_tsc", "nonstop_tsc"} <= set(flags)
+
+
+def find_hooks(counter: bool, extras: Extras | None = None) -> Code:
+    """Returns the code of `replay.recorder.hooks.make_hooks` for these arguments."""
+    if found := _shipped_hooks().get(key_of(counter, extras)):
+        return Code(b64decode(found["text"]), found["offsets"])
+    from replay.recorder.hooks import make_hooks
+
+    return make_hooks(counter, extras)
+
+
+def key_of(counter: bool, extras: Extras | None) -> str:
+    """Returns the name of these hooks among the shipped ones."""
+    return repr((counter, extras and tuple(extras)))
+
+
+@cache
+def _shipped_hooks() -> dict[str, dict]:
+    if not shipped.is_current(HOOKS):
+        return {}
+    try:
+        found: dict[str, dict] = json.loads((shipped.FOLDER / HOOKS_FILE).read_bytes())
+        return found
+    except (OSError, ValueError):
+        return {}
