@@ -34,6 +34,7 @@ from scenarios import commands
 
 from replay.jit import compiling, kernel_cache, shipped
 from replay.recorder import frames, hook_code
+from replay.recorder.hook_kinds import Extras
 from replay.support.atomic_files import new_file
 
 PACKAGE = Path(shipped.__file__).parents[1]
@@ -95,18 +96,14 @@ def run(command: list[str]) -> None:
     say(f"{time.monotonic() - before:6.1f} s  replay {' '.join(command)}")
 
 
-def build(calls: list[Call], into: Path) -> None:
-    """Makes libraries, hooks and index for these calls in a folder."""
-    index = index_of(calls)
-    compile_all(calls)
+def link(calls: list[Call], into: Path) -> None:
+    """Makes the libraries of compiled calls in a folder."""
     into.mkdir(exist_ok=True)
     for processor in shipped.PROCESSORS:
         library = into / f"{processor}.so"
         objects = [object_of(call, processor) for call in calls]
         subprocess.run(["cc", "-shared", "-s", "-o", library, *objects, "-lm"], check=True)
         ctypes.PyDLL(str(library))  # refused unless all symbols are those of C and of Python
-    (into / hook_code.HOOKS_FILE).write_text(json.dumps(all_hooks()))
-    (into / shipped.INDEX).write_text(json.dumps(index))
 
 
 def object_of(call: Call, processor: str) -> Path:
@@ -145,7 +142,7 @@ def all_hooks() -> dict[str, Any]:
     from replay.recorder.hooks import make_hooks
 
     kinds = [(True, False), (False, True), (True, True)]
-    extras = [None, *(hook_code.Extras(version, *kind) for version, kind in product(frames.LAYOUTS, kinds))]
+    extras = [None, *(Extras(version, *kind) for version, kind in product(frames.LAYOUTS, kinds))]
     made = {hook_code.key_of(*key): make_hooks(*key) for key in product((False, True), extras)}
     return {key: {"text": b64encode(code.text).decode(), "offsets": code.offsets} for key, code in made.items()}
 
@@ -179,7 +176,11 @@ def main() -> None:
             run(command)
     calls = sorted(noted.values(), key=lambda call: call[:3])
     say(f"{len(calls)} combinations of types for {len({call.name for call in calls})} entries")
-    build(calls, shipped.FOLDER)
+    index = index_of(calls)
+    compile_all(calls)
+    link(calls, shipped.FOLDER)
+    (shipped.FOLDER / hook_code.HOOKS_FILE).write_text(json.dumps(all_hooks()))
+    (shipped.FOLDER / shipped.INDEX).write_text(json.dumps(index))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Names the platform of a wheel that contains machine code, when hatchling builds it. Other wheels fit all platforms."""
+"""Names the platform of a wheel that contains machine code, for hatchling. A wheel without it fits all platforms."""
 
 from pathlib import Path
 from typing import Any

@@ -19,7 +19,7 @@ Hooks with call sites or object types are separate sets, so that hooks without t
 from functools import cache
 
 from replay.recorder import frames, tap
-from replay.recorder.hook_code import Code, Extras
+from replay.recorder.hook_kinds import Code, Extras
 from replay.recorder.machine_code import Body, Program, Value, assemble
 from replay.recorder.note_hooks import NoteHooks
 from replay.recorder.site_hooks import SiteHooks

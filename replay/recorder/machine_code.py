@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from llvmlite import binding, ir
 
-from replay.recorder.hook_code import Code
+from replay.recorder.hook_kinds import Code
 
 WORD = ir.IntType(64)
 WORD_POINTER = WORD.as_pointer()

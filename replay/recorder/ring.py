@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from replay.recorder import tap
-from replay.recorder.hook_code import Extras, find_hooks, has_steady_counter
+from replay.recorder.hook_code import find_hooks
+from replay.recorder.hook_kinds import Extras, has_steady_counter
 from replay.recorder.notes import Notes
 from replay.recorder.object_types import COLLECTOR_WORDS
 from replay.recorder.translation import count_published

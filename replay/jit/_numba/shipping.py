@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from llvmlite import binding, ir
 from llvmlite.binding import Linkage
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.core.codegen import AOTCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
@@ -26,6 +26,7 @@ from numba.np import arrayobj
 from replay.jit._numba.pipeline import OPTIONS, _EntryCompiler, _EntryLibrary, _EntryLowering
 from replay.jit._numba.references import Reference, after_stores
 
+types: Any = numba.types
 _WORD, _HALF, _BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 _POINTER = _BYTE.as_pointer()
 _AT_TYPE = 8
