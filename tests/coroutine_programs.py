@@ -3,7 +3,7 @@
 from typing import Any
 
 from generator_programs import GeneratorAuthor
-from object_programs import object_program
+from object_programs import kept, object_program
 
 from replay.objects import ObjectProgram
 
@@ -11,11 +11,13 @@ DONE = 0
 """What `next` returns at the end of a coroutine in these programs; pauses yield other numbers."""
 
 
+@kept
 def random_delegation_program(seed: int) -> ObjectProgram:
     """Returns a random program with `yield from`."""
     return object_program(_DelegatingAuthor(seed).document())
 
 
+@kept
 def random_coroutine_program(seed: int) -> ObjectProgram:
     """Returns a random program with coroutines."""
     return object_program(_CoroutineAuthor(seed).document())

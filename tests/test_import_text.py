@@ -242,6 +242,26 @@ def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_pa
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "left_out"),
+    [
+        ("log.mtrace", "= Start\n- 0x10\n- 0x20\n", "frees of blocks older than the log, left out: 2"),
+        ("log.mtrace", "+ (nil) 0x10\n", "calls that failed, left out: 1"),
+        ("t.rep", "1\n1\n2\n1\nf 0\nf 1\n", "frees of blocks older than the log, left out: 2"),
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_log_of_which_all_is_left_out_is_refused(tmp_path, name, text, left_out, lenient):
+    assert refusal(written(tmp_path, text, name), lenient=lenient) == (
+        f"no event remains: {left_out}; record the program from its start"
+    )
+
+
+@pytest.mark.parametrize("name", ["log.mtrace", "log.replay"])
+def test_a_log_without_bytes_is_refused(tmp_path, name):
+    assert refusal(written(tmp_path, "", name)) == "is empty; did the program end before it wrote the log?"
+
+
 def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tmp_path):
     assert rows(open_source(written(tmp_path, "= Start\n= End\n", "log.mtrace"), lenient=True)) == []
 

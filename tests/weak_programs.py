@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from object_programs import object_program
+from object_programs import kept, object_program
 
 from replay.objects import ObjectProgram
 
@@ -12,6 +12,7 @@ PLAIN = ("K", "S", "T")
 """Classes without parameters."""
 
 
+@kept
 def random_weak_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(_Author(seed).document())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,37 +231,35 @@ class RunPlan:
         Only the first stack has samples, and only its addresses are written.
         """
         from replay.simulation.run import NO_SAMPLES_NS, run
+        from replay.simulation.side_by_side import run_side_by_side
 
-        results: list[RunResult | None] = []
-        events_before, every_ns = 0, self.sample_every_ns
-        total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with self._shown(total, watched=watched) as (progress, watch):
+        first, *references = stacks
+        with self._shown(self.trace.events_total, watched=watched) as (progress, watch):
 
-            def show(rows: int) -> None:
-                progress(events_before + rows)
+            def simulate_first(trace: "Trace", begin_others: Callable[[int], None]) -> "RunResult":
+                def show(rows: int) -> None:
+                    begin_others(rows)
+                    progress(rows)
 
-            for stack in stacks:
-                try:
-                    result = run(
-                        self.trace,
-                        stack,
-                        sample_every_ns=every_ns,
-                        trim_every_ns=self.trim_every_ns,
-                        addresses=sink,
-                        progress=show,
-                        watch=None if results else watch,
-                        check=check and not results,
-                    )
-                except TraceError:
-                    if not results:
-                        raise
-                    results.append(None)  # `bump` never frees, so it may run out of memory where the stack does not
-                    continue
-                results.append(result)
-                events_before += result.events
-                every_ns, sink = NO_SAMPLES_NS, None
-                second_process.wait()
-        return results
+                return run(
+                    trace,
+                    first,
+                    sample_every_ns=self.sample_every_ns,
+                    trim_every_ns=self.trim_every_ns,
+                    addresses=sink,
+                    progress=show,
+                    watch=watch,
+                    check=check,
+                )
+
+            def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":
+                trim_every_ns = self.trim_every_ns
+                return run(trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, progress=go_on)
+
+            others = [partial(simulate, stack) for stack in references]
+            result, found = run_side_by_side(self.trace, simulate_first, others, second_process.wait)
+        # `bump` never frees, so it may run out of memory where the stack does not.
+        return [result, *(None if isinstance(each, ReplayError) else each for each in found)]
 
 
 Shown = tuple[Callable[..., None], "Callable[[int, int, np.record], None] | None"]

@@ -25,6 +25,7 @@ SUPPORTED = {
     ("exceptions", "inner functions and methods"),
     ("exceptions", "threads"),
     ("inner functions and methods", "generators"),
+    ("exceptions", "generators"),
     ("generators", "coroutines and `yield from`"),
     ("inner functions and methods", "weak references and finalizers"),
 }

@@ -30,6 +30,7 @@ EXCEPTIONS = {
     "RuntimeError": "Exception", "NotImplementedError": "RuntimeError",
     "TypeError": "Exception",
     "ValueError": "Exception",
+    "GeneratorExit": "GeneratorExit",
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}

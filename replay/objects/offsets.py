@@ -66,7 +66,7 @@ _UNITS = {
 }  # fmt: skip
 """Units in each release; all others have one."""
 _UNITS |= {
-    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: _units(3), Do.NEXT_OF: _FUNCTION,
+    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: (2, 3, 3, 3), Do.NEXT_OF: _FUNCTION,
     Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(1), Do.SEND: _units(3), Do.YIELD_AGAIN: _units(4),
     Do.STEPS: _units(_METHOD, _CALL),
 }  # fmt: skip
@@ -88,6 +88,9 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
+    yields = np.flatnonzero(code.instructions["op"] == Do.YIELD)
+    if release[:2] == (3, 12):
+        far[yields] = code.instructions["argument"][yields]
     if release[:2] in _CLEANED and (code.instructions["op"] == Do.SEND).any():
         for at, bounds in send_places(code, release).items():
             far[at] = _is_far(*bounds)
@@ -135,7 +138,8 @@ def _mark(function: _Function, far: np.ndarray) -> None:
     unit = 2 if is_3_8 else 1
     is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
     has_closure = function.code.functions["free"][function.number] > 0
-    low = high = 0 if is_3_8 else 1 + int(has_closure)
+    is_generator = any(function.code.instructions[at]["op"] == Do.END_GENERATOR for at in places)
+    low = high = 0 if is_3_8 else (_START if is_generator else 1) + int(has_closure)
     found: dict[int, tuple[int, int]] = {}
     for at, (least, most, wide) in zip(places, bounds, strict=True):
         high += most + (wide if is_long else 0)

@@ -5,6 +5,7 @@
     SEEK            the region of the instruction decides: values die that the handler does not need
     ENTER           its handler starts, or it ends a handler that it leaves
     LEAVE           the call ends, and leaves its variables to its frame object; continues in the caller
+    NOTE_PLACE      in 3.12 and 3.13, before LEAVE in a generator: the place in the code is a new integer for a while
 
 Each is one step of the machine, and allocates one object at most.
 """
@@ -18,10 +19,13 @@ from replay.objects.exceptions import (
     ADD_TRACEBACK,
     ENTER,
     LEAVE,
+    NOTE_PLACE,
     SEEK,
     TRACEBACK_ITEM,
+    exception_bytes,
     item_of,
     leave_handled,
+    new_exit,
     push_place,
     set_item,
     unbind,
@@ -31,11 +35,25 @@ from replay.objects.frame_objects import (
     frame_object,
     frame_object_bytes,
     leave_variables,
+    links_caller,
     needs_frame_object,
 )
+from replay.objects.generators import fail_next, leave_generator
 from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
-from replay.objects.heap import TRACEBACK, drop, give_items, new_object, refer
-from replay.objects.machine import CALL_INIT, UNCAUGHT, fail, pop, push
+from replay.objects.heap import GENERATOR_EXIT, TRACEBACK, drop, give_items, new_object, refer
+from replay.objects.interruptions import continue_interrupted
+from replay.objects.machine import (
+    CALL_INIT,
+    LEAVES_CLOSED,
+    NEXT_OF,
+    SEND,
+    UNCAUGHT,
+    UNKNOWN_PLACE,
+    YIELD,
+    fail,
+    pop,
+    push,
+)
 
 TRACEBACK_BYTES = 56
 
@@ -46,6 +64,10 @@ def unwinding_bytes(machine):
     state = machine.state[0]
     if state.unwinding == ADD_TRACEBACK:
         return np.int64(TRACEBACK_BYTES)
+    if state.unwinding == ENTER and _needs_exception(machine):
+        return exception_bytes(machine.heap, GENERATOR_EXIT)
+    if state.unwinding == LEAVE and not links_caller(machine):
+        return np.int64(0)
     depth = state.depth - (state.unwinding == LEAVE)
     if state.unwinding in (ADD_FRAME, LEAVE) and needs_frame_object(machine, depth):
         return frame_object_bytes(machine, depth)
@@ -65,15 +87,27 @@ def unwind_next(machine):
         state.unwinding = SEEK
     elif state.unwinding == ENTER:
         region = machine.regions[state.region]
-        if region.kind in (CATCH, FINALLY):
-            _enter(machine, region)
-        else:
+        if _needs_exception(machine):
+            state.raised = new_exit(machine, np.int64(0))
+        if region.kind not in (CATCH, FINALLY):
             return _end_handler(machine, region)
+        _enter(machine, region)
     elif state.unwinding == LEAVE:
+        if machine.frames[state.depth].generator:
+            return _leave_generator(machine)
         _leave(machine)
+    elif state.unwinding == NOTE_PLACE:
+        return _note_place(machine)
     else:
         return _seek(machine)
     return True
+
+
+@leaf
+def _needs_exception(machine):
+    """Whether the exception that closes a generator has to be created, up to 3.11: code of a handler is next."""
+    state = machine.state[0]
+    return state.raised == 0 and machine.regions[state.region].kind in (CATCH, FINALLY, NAME)
 
 
 @leaf
@@ -114,9 +148,26 @@ def _seek(machine):
         if state.depth == bottom_depth(machine):
             state.at = heap.objects[state.raised].capacity
             return fail(machine, UNCAUGHT, heap.objects[state.raised].owner, np.int64(0))
-        state.unwinding = LEAVE
+        notes_place = heap.rules[0].notes_exits and machine.frames[state.depth].generator > 0
+        state.unwinding = NOTE_PLACE if notes_place else LEAVE
     else:
         state.unwinding = ENTER
+    return True
+
+
+@leaf
+def _note_place(machine):
+    """Creates and drops the integer of the place that an exception leaves in a generator."""
+    state = machine.state[0]
+    push(machine, np.int64(0))
+    if not push_place(machine):
+        if machine.instructions[state.at - 1].op in (YIELD, SEND):
+            state.mistake = UNKNOWN_PLACE
+        return False
+    place = pop(machine)
+    if place:
+        drop(machine.heap, place)
+    state.unwinding = LEAVE
     return True
 
 
@@ -188,3 +239,34 @@ def _leave(machine):
     if instruction.op == CALL_INIT:
         fail_init(machine, np.int64(instruction.other))
     state.region, state.unwinding = machine.region_of[state.at - 1], ADD_FRAME
+
+
+@leaf
+def _leave_generator(machine):
+    """Ends a generator, and continues in its caller, or after the generator was closed."""
+    state = machine.state[0]
+    closes = machine.frames[state.depth].closes
+    leave_variables(machine)
+    leave_generator(machine)
+    if closes:
+        return _end_closing(machine)
+    instruction = machine.instructions[state.at - 1]
+    if instruction.op == NEXT_OF:
+        fail_next(machine)
+    state.region, state.unwinding = machine.region_of[state.at - 1], ADD_FRAME
+    return True
+
+
+@leaf
+def _end_closing(machine):
+    """Drops the exception that closed a generator."""
+    heap, state = machine.heap, machine.state[0]
+    raised, traceback = np.int64(state.raised), np.int64(state.raised_traceback)
+    if raised and heap.objects[raised].owner != GENERATOR_EXIT:
+        return fail(machine, LEAVES_CLOSED, np.int64(0), np.int64(0))
+    continue_interrupted(machine)
+    if traceback:
+        drop(heap, traceback)
+    if raised:
+        drop(heap, raised)
+    return True

@@ -72,9 +72,8 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
     if summary.block_bytes_peak > summary.requested_bytes_peak:
         classes = _size_classes(console, summary, frames.size_classes(result), frames.pools(result))
         yield section("Size classes, by waste at end", classes)
-    collections = frames.collections(result)
-    if len(collections):
-        yield section("Garbage collections", _collections(collections, summary.duration_ns))
+    if len(sums := frames.collections_by_generation(result)):
+        yield section("Garbage collections", _collections(sums, summary.duration_ns, frames.visits_label(result)))
     if result.phases:
         yield section("Memory at the start of each phase", _phases(console, result))
 
@@ -261,17 +260,17 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _collections(collections: pl.DataFrame, duration_ns: int) -> Table:
-    """Returns a row for each generation, or one for all where they are unknown."""
-    table = table_of("generation", "number", "objects found", "blocks freed", "bytes", "time", "share")
-    sums = collections.group_by("generation").agg(
-        pl.len(), pl.sum("found_objects", "freed_blocks", "freed_bytes", "duration_ns")
-    )
-    for row in sums.sort("generation").rows(named=True):
+def _collections(sums: pl.DataFrame, duration_ns: int, visits: str | None) -> Table:
+    """Returns a row for each generation, or one for all where they are unknown. `visits`: whether they are exact."""
+    visited = "(estimate)\nvisited" if visits == "estimate" else "objects\nvisited"
+    headings = ("generation", "number", visited, "found", "blocks\nfreed", "bytes", "time", "share")
+    table = table_of(*(each if "\n" in each else f"\n{each}" for each in headings))
+    for row in sums.rows(named=True):
         known = row["generation"] is not None
         table.add_row(
             str(row["generation"]) if known else "all",
-            f"{row['len']:,}",
+            f"{row['collections']:,}",
+            f"{row['visited_objects']:,}" if visits else "",
             f"{row['found_objects']:,}" if known else "",
             f"{row['freed_blocks']:,}",
             format_size(row["freed_bytes"]),

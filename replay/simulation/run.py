@@ -3,6 +3,7 @@
 import heapq
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, takewhile
 
 import numpy as np
@@ -18,7 +19,9 @@ from replay.simulation.walk import Moment, Walk
 from replay.support.errors import ReplayError
 from replay.trace import Events, MemoryTrace, Trace
 from replay.trace.processes import refuse_processes
+from replay.trace.read_ahead import read_ahead
 from replay.trace.requested import RequestedChanges
+from replay.trace.visits import Visits
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -112,37 +115,41 @@ def run(
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
-    begin_ns, batches = _begin(trace)
-    simulator = _new_simulator(trace, config, begin_ns, addresses, log)
-    processes = len(trace.metadata.processes)
-    in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-    requested = None if in_memory else RequestedChanges(begin_ns, processes)
-    walk = Walk(trace, simulator, requested, taking, addresses, progress)
-    if check:
-        walk.checks = True
-    if watch is not None:
-        walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
-    span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
-    every_ns = sampling_interval_ns(span_ns, sample_every_ns)
-    if stop is not None:
-        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
-    trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
-    calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
-    trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
-    batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
-    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
-    started_ns = time.perf_counter_ns()
-    clock.run()
-    taking.finish(clock.rows, clock.now_ns, clock.next_call)
-    walk.check(clock.rows)
-    wall_ns = time.perf_counter_ns() - started_ns
+    with read_ahead(trace) as (reading,):
+        begin_ns, batches = _begin(reading)
+        simulator = _new_simulator(trace, config, begin_ns, addresses, log)
+        processes = len(trace.metadata.processes)
+        in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
+        requested = None if in_memory else RequestedChanges(begin_ns, processes)
+        walk = Walk(trace, simulator, requested, taking, addresses, progress)
+        if check:
+            walk.checks = True
+        if watch is not None:
+            walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
+        span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
+        every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+        if stop is not None:
+            batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
+        trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
+        calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
+        trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
+        batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
+        visits = Visits.of(trace.metadata)
+        batches = visits.counted(batches) if visits else batches
+        clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
+        started_ns = time.perf_counter_ns()
+        clock.run()
+        taking.finish(clock.rows, clock.now_ns, clock.next_call)
+        walk.check(clock.rows)
+        wall_ns = time.perf_counter_ns() - started_ns
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
     grown_ns = clock.ticks_every_ns if every_ns is None else None
     times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
+    metadata = replace(trace.metadata, visits=visits.numbers) if visits else trace.metadata
     result = RunResult(
         config=config,
-        metadata=trace.metadata,
+        metadata=metadata,
         events=end.rows,
         duration_ns=end.time_ns - begin_ns,
         sample_times_ns=times_ns,

@@ -171,10 +171,15 @@ class Metadata:
     """Of a recording; None in older recordings."""
     thread_times: tuple[ThreadTimes, ...] = ()
     """Of an object program with threads, once it has run. Files do not have them."""
+    visits: tuple[int, ...] = ()
+    """The objects that each collection visited: of an object program, once it has run; of a recording with types, an
+    estimate (`replay.trace.visits`), once it is simulated. Files do not have them."""
     types: tuple[ObjectType, ...] = ()
     """Two entries can be equal: a program can create the same class many times."""
     collector: Collector | None = None
     """Of a recording with types."""
+    freeze_at: str | None = None
+    """The phase at whose start `gc.freeze` is called, under other settings of the collector than the recorded ones."""
 
     @property
     def memory(self) -> ProcessMemory:
