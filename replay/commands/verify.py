@@ -34,7 +34,10 @@ def verify(
     events: Annotated[int, typer.Option(min=1, help="Number of events in each built-in case.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the built-in cases.")] = 0,
     libc: Annotated[
-        bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a is then its version, e.g. 2.36.")
+        bool,
+        typer.Option(
+            "--libc", help="Verify the C library's malloc instead; -a is then a version of it, e.g. 2.36 or musl-1.2.5."
+        ),
     ] = False,
     objects: Annotated[
         bool,
@@ -73,6 +76,8 @@ def verify(
 
     Example: replay verify --libc -a 2.36 --env MALLOC_MMAP_THRESHOLD_=65536
 
+    Example: replay verify --libc -a musl
+
     Example: replay verify web-service --sweep every-cpython
 
     Example: replay verify large-buffers --sweep glibc-settings -a cpython-3.12-malloc
@@ -98,7 +103,12 @@ def verify(
     if trace is not None and not libc and preset == EVERY and _is_recording(trace):
         verify_recording(trace, str(source), as_json=json_)
         return
-    cases = [(str(source), trace)] if trace is not None else _shapes("libc_shapes" if libc else "shapes", events, seed)
+
+    def cases() -> "list[tuple[str, Trace]]":
+        if trace is not None:
+            return [(str(source), trace)]
+        return _shapes("libc_shapes" if libc else "shapes", events, seed)
+
     if libc:
         verify_libc(cases, preset, env or [], resident=resident, as_json=json_)
     else:
