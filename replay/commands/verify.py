@@ -41,6 +41,8 @@ def verify(
 
     Example: replay verify --libc -a 2.36 --env MALLOC_MMAP_THRESHOLD_=65536
 
+    Example: replay verify --libc -a musl
+
     Example: replay verify web-service --sweep every-cpython
 
     Example: replay verify large-buffers --sweep glibc-settings -a cpython-3.12-malloc
@@ -66,7 +68,12 @@ def verify(
     if trace is not None and not libc and preset == EVERY and _is_recording(trace):
         verify_recording(trace, str(source), as_json=json_)
         return
-    cases = [(str(source), trace)] if trace is not None else _shapes("libc_shapes" if libc else "shapes", events, seed)
+
+    def cases() -> "list[tuple[str, Trace]]":
+        if trace is not None:
+            return [(str(source), trace)]
+        return _shapes("libc_shapes" if libc else "shapes", events, seed)
+
     if libc:
         verify_libc(cases, preset, env or [], resident=resident, as_json=json_)
     else:

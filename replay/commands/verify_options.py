@@ -18,7 +18,8 @@ Allocator = Annotated[
 Events = Annotated[int, typer.Option(min=1, help="Number of events in each built-in case.")]
 Seed = Annotated[int, typer.Option(help="Seed of the built-in cases.")]
 Libc = Annotated[
-    bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a is then its version, e.g. 2.36.")
+    bool,
+    typer.Option("--libc", help="Verify the C library's malloc; -a is then a version of it, e.g. 2.36 or musl-1.2.5."),
 ]
 Objects = Annotated[
     bool,
