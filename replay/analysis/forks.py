@@ -38,6 +38,8 @@ class ForkedMemory:
 
     file: str
     """The recording of the child."""
+    process: int
+    """Its number."""
     fork: str
     """Name of the mark at the fork."""
     label: str
@@ -64,6 +66,8 @@ class HeapAtFork:
     """Of a tracked object; -1 for other blocks and frozen objects."""
     older_pages: int
     """Pages with headers of older objects, which are in the oldest generation. Their addresses are unknown."""
+    is_frozen: bool
+    """Whether the older objects are."""
 
 
 @entry
@@ -154,11 +158,11 @@ def _heap(
     born = found["born"]
     generation = np.where(born == collections, 0, np.where(born <= last_older, 2, 1))
     before, after = metadata.collector, child.metadata.collector
-    older_pages = before.pages if before and not frozen else 0
+    older_pages = before.pages if before else 0
     if after and after.frozen_objects and not frozen:  # the program itself called gc.freeze
         newest = np.flatnonzero(is_tracked)[np.argsort(born[is_tracked], kind="stable")]
         is_tracked[newest[: max(len(newest) - after.old_objects - after.counts[0], 0)]] = False
-        older_pages = 0
+        frozen = 1
     order = np.argsort(found["address"], kind="stable")
     return HeapAtFork(
         address=found["address"][order],
@@ -167,10 +171,13 @@ def _heap(
         is_object=is_object[order],
         generation=np.where(is_tracked, generation, -1)[order],
         older_pages=older_pages,
+        is_frozen=frozen > 0,
     )
 
 
-def forked_memory(heap: HeapAtFork, child: Trace, collecting: Trace, file: str, fork: str) -> ForkedMemory:
+def forked_memory(
+    heap: HeapAtFork, child: Trace, collecting: Trace, file: str, process: int, fork: str
+) -> ForkedMemory:
     """Returns what a child writes to from the fork to its end.
 
     `collecting`: the child's recording under other settings of the collector, or itself.
@@ -183,10 +190,11 @@ def forked_memory(heap: HeapAtFork, child: Trace, collecting: Trace, file: str, 
     is_visited = _visited_generations(generations)
     visited = np.flatnonzero((heap.generation >= 0) & is_visited[heap.generation])
     of_collections = np.setdiff1d(heap.address[visited] >> PAGE_BITS, own)
-    more = len(of_collections) + (heap.older_pages if is_visited[_GENERATIONS - 1] else 0)
+    more = len(of_collections) + (heap.older_pages if is_visited[_GENERATIONS - 1] and not heap.is_frozen else 0)
     counted = np.union1d(own, heap.address[heap.is_object] >> PAGE_BITS)
     return ForkedMemory(
         file=file,
+        process=process,
         fork=fork,
         label="estimate",
         private_dirty_bytes=(len(own) + more) * PAGE_BYTES,
@@ -231,7 +239,8 @@ def _written_pages(events: Events, heap: HeapAtFork, large: dict[int, np.ndarray
     addresses = events.address.astype(np.int64)
     is_request = requests(events.op) & (addresses > 0)
     is_mapped = is_request & (events.size >= _MAPPED_LEAST)
-    for row in np.flatnonzero(is_mapped | ((events.op <= Op.FREE) & np.isin(events.block, list(large)))):
+    candidates = np.concatenate([events.block[is_mapped], np.array(list(large), np.uint32)])
+    for row in np.flatnonzero(concerns_block(events.op) & np.isin(events.block, candidates)):
         large.pop(int(events.block[row]), None)
         if is_mapped[row]:
             last = int(addresses[row] + events.size[row] - 1) >> PAGE_BITS

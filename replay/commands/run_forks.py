@@ -25,7 +25,8 @@ def forked_children(source: str, trace: "Trace") -> "list[ForkedMemory]":
     found: list[tuple[int, ForkedMemory]] = []
     recording = open_source(source)
     for file in sorted(path.parent.glob(f"*{path.suffix}")):
-        if file.stem.rpartition(".")[0] != path.stem or not file.stem.rpartition(".")[2].isdecimal():
+        stem, _, process = file.stem.rpartition(".")
+        if stem != path.stem or not process.isdecimal():
             continue
         child = open_source(str(file))
         fork = next(iter(child.metadata.phases), "")
@@ -34,7 +35,7 @@ def forked_children(source: str, trace: "Trace") -> "list[ForkedMemory]":
         heap = heap_at_fork(recording, fork, child, _reached(settings.freeze_at, fork, recording))
         if heap is not None:
             collecting = with_collector(child, replace(settings, freeze_at=None))
-            found.append((forks.index(fork), forked_memory(heap, child, collecting, file.name, fork)))
+            found.append((forks.index(fork), forked_memory(heap, child, collecting, file.name, int(process), fork)))
     return [memory for _, memory in sorted(found, key=lambda each: each[0])]
 
 
