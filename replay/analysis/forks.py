@@ -10,6 +10,7 @@ Addresses are those of the recording. Reference counts are written too, but no r
 two bounds: none, and those of all objects that live at the fork.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,14 +178,16 @@ def _heap(
 
 def forked_memory(
     heap: HeapAtFork, child: Trace, collecting: Trace, file: str, process: int, fork: str
-) -> ForkedMemory:
-    """Returns what a child writes to from the fork to its end.
+) -> ForkedMemory | None:
+    """Returns what a child writes to from the fork to its end; None if its recording has no addresses.
 
     `collecting`: the child's recording under other settings of the collector, or itself.
     """
     written, large = [np.zeros(0, np.int64)], dict[int, np.ndarray]()
     for events in _program(child):
-        written.append(_written_pages(events, heap, large))
+        if events.address is None:
+            return None
+        written.append(_written_pages(events, events.address.astype(np.int64), heap, large))
     own = np.unique(np.concatenate([*written, *large.values()]))
     generations = [each for events in _program(collecting) for each in events.size[events.op == Op.GC_START].tolist()]
     is_visited = _visited_generations(generations)
@@ -204,17 +207,15 @@ def forked_memory(
     )
 
 
-def _program(trace: Trace) -> "list[Events]":
-    """Returns the batches of a trace up to the interpreter's teardown."""
+def _program(trace: Trace) -> Iterator[Events]:
+    """Yields the batches of a trace up to the interpreter's teardown."""
     phases = trace.metadata.phases
     teardown = phases.index(TEARDOWN_MARK) if TEARDOWN_MARK in phases else -1
-    found = []
     for events in trace.batches():
         ends = np.flatnonzero((events.op == Op.MARK) & (events.size == teardown))
-        found.append(events.where(slice(0, int(ends[0]))) if len(ends) else events)
+        yield events.where(slice(0, int(ends[0]))) if len(ends) else events
         if len(ends):
-            break
-    return found
+            return
 
 
 def _visited_generations(collections: list[int]) -> np.ndarray:
@@ -232,11 +233,9 @@ def _is_pooled(sizes: np.ndarray, domain: np.ndarray) -> np.ndarray:
     return (sizes <= _POOLED_MOST) & ((domain == Domain.MEM) | (domain == Domain.OBJ))
 
 
-def _written_pages(events: Events, heap: HeapAtFork, large: dict[int, np.ndarray]) -> np.ndarray:
+def _written_pages(events: Events, addresses: np.ndarray, heap: HeapAtFork, large: dict[int, np.ndarray]) -> np.ndarray:
     """Returns the pages that a batch of a child writes to. Those of mapped blocks are in `large`, by block, while they
     live."""
-    assert events.address is not None
-    addresses = events.address.astype(np.int64)
     is_request = requests(events.op) & (addresses > 0)
     is_mapped = is_request & (events.size >= _MAPPED_LEAST)
     candidates = np.concatenate([events.block[is_mapped], np.array(list(large), np.uint32)])

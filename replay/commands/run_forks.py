@@ -33,9 +33,9 @@ def forked_children(source: str, trace: "Trace") -> "list[ForkedMemory]":
         if fork not in forks or child.metadata.collector is None:
             continue
         heap = heap_at_fork(recording, fork, child, _reached(settings.freeze_at, fork, recording))
-        if heap is not None:
-            collecting = with_collector(child, replace(settings, freeze_at=None))
-            found.append((forks.index(fork), forked_memory(heap, child, collecting, file.name, int(process), fork)))
+        collecting = with_collector(child, replace(settings, freeze_at=None))
+        if heap and (memory := forked_memory(heap, child, collecting, file.name, int(process), fork)):
+            found.append((forks.index(fork), memory))
     return [memory for _, memory in sorted(found, key=lambda each: each[0])]
 
 
