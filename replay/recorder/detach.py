@@ -109,10 +109,18 @@ def follow_forks(
 ) -> None:
     """Records forked children from now on, each into a file named after `path` and the process ID.
 
+    Parent and child have a mark of the same name (`replay.trace.FORK_MARK`): before the fork, and at the start.
+
     `taps` is the module `replay.recorder.tap`, which can have another name in the program. `sites` and `types` are
     passed to `taps.Tap.start`.
     """
     stem, suffix = os.path.splitext(path)  # noqa: PTH122 — pathlib must not be imported here
+    prefix, forks = "fork ", 0
+
+    def mark_fork() -> None:
+        nonlocal forks
+        forks += 1
+        taps.tap.mark(f"{prefix}{forks}")
 
     def record_child() -> str:
         """Returns why the child is not recorded; an empty text if it is."""
@@ -125,16 +133,19 @@ def follow_forks(
                 return str(answer.get("error", "its writer did not start"))
             taps.tap.map_shared(file)
             taps.tap.start(answer["writer"], 0, sites, types)
+            taps.tap.mark(f"{prefix}{forks}")
             return ""
         finally:
             os.close(file)
 
     def enter_child() -> None:
+        nonlocal prefix, forks
         try:
             reason = record_child()
         except OSError as error:  # e.g. missing permissions after setuid
             reason = f"its writer cannot be started: {error}"
         if reason:
             print(f"replay: process {os.getpid()} is not recorded: {reason}", file=sys.stderr)
+        prefix, forks = f"{prefix}{forks}.", 0
 
-    os.register_at_fork(after_in_child=enter_child)
+    os.register_at_fork(before=mark_fork, after_in_child=enter_child)
