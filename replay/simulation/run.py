@@ -73,7 +73,7 @@ def _samples(
         kept = times_ns % grown_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
-        requested_changes = requested_changes if in_memory else requested_changes[kept]
+        requested_changes = requested_changes[kept] if requested_changes.size else requested_changes
     if in_memory:
         requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
     return times_ns, samples, requested_changes
@@ -94,6 +94,7 @@ def run(
     sink: Sink | None = None,
     with_blocks: bool = False,
     first_run: RunResult | None = None,
+    requested_mean: bool = True,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -105,6 +106,8 @@ def run(
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
     twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
+
+    Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
@@ -114,7 +117,7 @@ def run(
         simulator = _new_simulator(trace, config, begin_ns, addresses, log)
         processes = len(trace.metadata.processes)
         in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-        requested = None if in_memory else RequestedChanges(begin_ns, processes)
+        requested = RequestedChanges(begin_ns, processes) if requested_mean and not in_memory else None
         walk = Walk(trace, simulator, requested, taking, addresses, progress)
         if watch is not None:
             walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
@@ -134,7 +137,9 @@ def run(
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
     grown_ns = clock.ticks_every_ns if every_ns is None else None
-    times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
+    times_ns, samples, requested_changes = _samples(
+        walk, end, begin_ns, grown_ns, in_memory if requested_mean else None
+    )
     result = RunResult(
         config=config,
         metadata=trace.metadata,
