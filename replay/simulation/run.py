@@ -75,7 +75,7 @@ def _samples(
         kept = times_ns % grown_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
-        requested_changes = requested_changes if in_memory else requested_changes[kept]
+        requested_changes = requested_changes[kept] if requested_changes.size else requested_changes
     if in_memory:
         requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
     return times_ns, samples, requested_changes
@@ -129,6 +129,7 @@ def run(
     with_blocks: bool = False,
     first_run: RunResult | None = None,
     check: bool = False,
+    requested_mean: bool = True,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -143,6 +144,7 @@ def run(
 
     `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
     does not hold.
+    Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
@@ -152,7 +154,7 @@ def run(
         simulator = _new_simulator(trace, config, begin_ns, addresses, log)
         processes = len(trace.metadata.processes)
         in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-        requested = None if in_memory else RequestedChanges(begin_ns, processes)
+        requested = RequestedChanges(begin_ns, processes) if requested_mean and not in_memory else None
         walk = Walk(trace, simulator, requested, taking, addresses, progress)
         if check:
             walk.checks = True
@@ -176,7 +178,7 @@ def run(
         wall_ns = time.perf_counter_ns() - started_ns
     grown_ns = clock.ticks_every_ns if every_ns is None else None
     last = walk.look(clock.rows, clock.now_ns)
-    samples = _samples(walk, walk.end or last, begin_ns, grown_ns, in_memory)
+    samples = _samples(walk, walk.end or last, begin_ns, grown_ns, in_memory if requested_mean else None)
     metadata = replace(trace.metadata, visits=visits.numbers) if visits else trace.metadata
     result = _result(metadata, config, walk, last, samples, begin_ns, wall_ns)
     return simulator.complete(result, begin_ns, (walk.end or last).requested)
