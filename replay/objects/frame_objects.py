@@ -13,17 +13,8 @@ caller. The collector tracks it from then on. Frames of generators have no calle
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import (
-    FRAME,
-    GENERATOR_FRAME,
-    drop,
-    free_counted_block,
-    give_items,
-    new_counted_block,
-    new_record,
-    refer,
-    track,
-)
+from replay.objects.heap import drop, free_counted_block, give_items, new_counted_block, new_record, refer, track
+from replay.objects.kinds import FRAME, GENERATOR_FRAME
 from replay.objects.machine import FRAMES_KEPT
 
 

@@ -15,24 +15,12 @@ import numpy as np
 
 from replay.jit.compiling import cold, leaf
 from replay.objects.calls import enter_frame
-from replay.objects.exceptions import STOP, create_raised, handled_exception
+from replay.objects.exceptions import STOP, pass_stop, stop_context
 from replay.objects.frame_objects import end_unreferred, is_referred, leave_variables, object_place
-from replay.objects.heap import (
-    FRAME,
-    GENERATOR,
-    GENERATOR_FRAME,
-    STEPS,
-    STOP_ITERATION,
-    TUPLE,
-    drop,
-    give_items,
-    new_object,
-    new_record,
-    take_items,
-    track,
-)
+from replay.objects.heap import drop, give_items, new_object, new_record, take_items, track
 from replay.objects.instructions import COROUTINE
 from replay.objects.interruptions import continue_interrupted
+from replay.objects.kinds import FRAME, GENERATOR, GENERATOR_FRAME, STEPS, TUPLE
 from replay.objects.machine import (
     ALREADY_RUNNING,
     AWAITED,
@@ -244,17 +232,14 @@ def _end_generator(machine):
     elif caller.op == SEND:
         if heap.rules[0].wraps_results and heap.objects[result].kind == TUPLE:
             return fail(machine, TUPLE_RETURNED, np.int64(0), np.int64(0))
-        context = handled_exception(machine) if heap.rules[0].wraps_results else np.int64(0)
+        context = stop_context(machine)
         if context and result != machine.ints.shape[0] + 1 + NONE:
             return fail(machine, RETURNED_TO_HANDLER, np.int64(0), np.int64(0))
         state.at = caller.other
         drop(heap, pop(machine))
         push(machine, result)
         if context:
-            state.raised_class = STOP_ITERATION
-            create_raised(machine, context)
-            drop(heap, np.int64(state.raised))
-            state.raised = 0
+            pass_stop(machine, context)
     elif result != machine.ints.shape[0] + 1 + NONE:
         return fail(machine, RESULT_LOST, np.int64(0), np.int64(0))
     elif caller.op == NEXT_OF:

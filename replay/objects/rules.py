@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
+from replay.objects.heap import CALLOC, MALLOC, REALLOC, RULES
+from replay.objects.kinds import FREE_LISTS, TUPLES_KEPT, Kind
 from replay.trace import Domain
 
 IN_WARM_CODE, AFTER_FIRST_RUN, ALWAYS = range(1, 4)

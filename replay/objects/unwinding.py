@@ -43,8 +43,9 @@ from replay.objects.frame_objects import (
 )
 from replay.objects.generators import fail_next, leave_generator
 from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
-from replay.objects.heap import GENERATOR_EXIT, STOP_ITERATION, TRACEBACK, drop, give_items, new_object, refer
+from replay.objects.heap import drop, give_items, new_object, refer
 from replay.objects.interruptions import continue_interrupted
+from replay.objects.kinds import GENERATOR_EXIT, STOP_ITERATION, TRACEBACK
 from replay.objects.machine import (
     BY_CALL,
     CALL_INIT,
