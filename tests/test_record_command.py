@@ -427,7 +427,11 @@ print(*children)
     assert printed.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     phases = [replay.open_source(path).metadata.phases for path in paths]
-    assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
+    assert phases == [
+        ("fork 1", "fork 2", "parent", TEARDOWN_MARK),
+        ("fork 1", "child 0"),
+        ("fork 2", "child 1"),
+    ]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
 

@@ -10,6 +10,7 @@ Addresses are those of the recording. Reference counts are written too, but no r
 two bounds: none, and those of all objects that live at the fork.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,8 @@ class ForkedMemory:
 
     file: str
     """The recording of the child."""
+    process: int
+    """Its number."""
     fork: str
     """Name of the mark at the fork."""
     label: str
@@ -64,6 +67,8 @@ class HeapAtFork:
     """Of a tracked object; -1 for other blocks and frozen objects."""
     older_pages: int
     """Pages with headers of older objects, which are in the oldest generation. Their addresses are unknown."""
+    is_frozen: bool
+    """Whether the older objects are."""
 
 
 @entry
@@ -154,11 +159,11 @@ def _heap(
     born = found["born"]
     generation = np.where(born == collections, 0, np.where(born <= last_older, 2, 1))
     before, after = metadata.collector, child.metadata.collector
-    older_pages = before.pages if before and not frozen else 0
+    older_pages = before.pages if before else 0
     if after and after.frozen_objects and not frozen:  # the program itself called gc.freeze
         newest = np.flatnonzero(is_tracked)[np.argsort(born[is_tracked], kind="stable")]
         is_tracked[newest[: max(len(newest) - after.old_objects - after.counts[0], 0)]] = False
-        older_pages = 0
+        frozen = 1
     order = np.argsort(found["address"], kind="stable")
     return HeapAtFork(
         address=found["address"][order],
@@ -167,26 +172,32 @@ def _heap(
         is_object=is_object[order],
         generation=np.where(is_tracked, generation, -1)[order],
         older_pages=older_pages,
+        is_frozen=frozen > 0,
     )
 
 
-def forked_memory(heap: HeapAtFork, child: Trace, collecting: Trace, file: str, fork: str) -> ForkedMemory:
-    """Returns what a child writes to from the fork to its end.
+def forked_memory(
+    heap: HeapAtFork, child: Trace, collecting: Trace, file: str, process: int, fork: str
+) -> ForkedMemory | None:
+    """Returns what a child writes to from the fork to its end; None if its recording has no addresses.
 
     `collecting`: the child's recording under other settings of the collector, or itself.
     """
     written, large = [np.zeros(0, np.int64)], dict[int, np.ndarray]()
     for events in _program(child):
-        written.append(_written_pages(events, heap, large))
+        if events.address is None:
+            return None
+        written.append(_written_pages(events, events.address.astype(np.int64), heap, large))
     own = np.unique(np.concatenate([*written, *large.values()]))
     generations = [each for events in _program(collecting) for each in events.size[events.op == Op.GC_START].tolist()]
     is_visited = _visited_generations(generations)
     visited = np.flatnonzero((heap.generation >= 0) & is_visited[heap.generation])
     of_collections = np.setdiff1d(heap.address[visited] >> PAGE_BITS, own)
-    more = len(of_collections) + (heap.older_pages if is_visited[_GENERATIONS - 1] else 0)
+    more = len(of_collections) + (heap.older_pages if is_visited[_GENERATIONS - 1] and not heap.is_frozen else 0)
     counted = np.union1d(own, heap.address[heap.is_object] >> PAGE_BITS)
     return ForkedMemory(
         file=file,
+        process=process,
         fork=fork,
         label="estimate",
         private_dirty_bytes=(len(own) + more) * PAGE_BYTES,
@@ -196,17 +207,15 @@ def forked_memory(heap: HeapAtFork, child: Trace, collecting: Trace, file: str, 
     )
 
 
-def _program(trace: Trace) -> "list[Events]":
-    """Returns the batches of a trace up to the interpreter's teardown."""
+def _program(trace: Trace) -> Iterator[Events]:
+    """Yields the batches of a trace up to the interpreter's teardown."""
     phases = trace.metadata.phases
     teardown = phases.index(TEARDOWN_MARK) if TEARDOWN_MARK in phases else -1
-    found = []
     for events in trace.batches():
         ends = np.flatnonzero((events.op == Op.MARK) & (events.size == teardown))
-        found.append(events.where(slice(0, int(ends[0]))) if len(ends) else events)
+        yield events.where(slice(0, int(ends[0]))) if len(ends) else events
         if len(ends):
-            break
-    return found
+            return
 
 
 def _visited_generations(collections: list[int]) -> np.ndarray:
@@ -224,14 +233,13 @@ def _is_pooled(sizes: np.ndarray, domain: np.ndarray) -> np.ndarray:
     return (sizes <= _POOLED_MOST) & ((domain == Domain.MEM) | (domain == Domain.OBJ))
 
 
-def _written_pages(events: Events, heap: HeapAtFork, large: dict[int, np.ndarray]) -> np.ndarray:
+def _written_pages(events: Events, addresses: np.ndarray, heap: HeapAtFork, large: dict[int, np.ndarray]) -> np.ndarray:
     """Returns the pages that a batch of a child writes to. Those of mapped blocks are in `large`, by block, while they
     live."""
-    assert events.address is not None
-    addresses = events.address.astype(np.int64)
     is_request = requests(events.op) & (addresses > 0)
     is_mapped = is_request & (events.size >= _MAPPED_LEAST)
-    for row in np.flatnonzero(is_mapped | ((events.op <= Op.FREE) & np.isin(events.block, list(large)))):
+    candidates = np.concatenate([events.block[is_mapped], np.array(list(large), np.uint32)])
+    for row in np.flatnonzero(concerns_block(events.op) & np.isin(events.block, candidates)):
         large.pop(int(events.block[row]), None)
         if is_mapped[row]:
             last = int(addresses[row] + events.size[row] - 1) >> PAGE_BITS

@@ -196,8 +196,8 @@ def _interpreter(path: str) -> Check:
         interpreter = other_interpreter(path, clean=False, sites=False, types=False)
     except ReplayError as error:
         reason = str(error).removeprefix(f"--python: {path} is ")
-        return Check("recording", path, MISSING, reason, "choose another interpreter for `record --python`")
-    return Check("recording", path, OK, f"{interpreter.description}, for `record --python`")
+        return Check("recording", path, MISSING, reason, "record with another interpreter: --python PATH")
+    return Check("recording", path, OK, f"{interpreter.description}: record --python {path}")
 
 
 def _verifying() -> Iterator[Check]:

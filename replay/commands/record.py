@@ -51,10 +51,6 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
-        if python is not None and follow_fork:
-            raise ReplayError(
-                "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
-            )
         wanted: Options = {
             "addresses": addresses,
             "sites_every": _bytes_a_site(sites, sites_every),
@@ -108,7 +104,7 @@ def _record(
             ring, output, [interpreter.path, *program], addresses=options["addresses"], force=options["force"],
             interpreter=interpreter.description,
         )  # fmt: skip
-        follow = Follow(str(output.absolute()), options) if follow_fork else None
+        follow = Follow(str(output.absolute()), options, interpreter.description) if follow_fork else None
         try:
             child = Child(
                 program, file, blocked, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites, with_types

@@ -25,16 +25,17 @@ def forked_children(source: str, trace: "Trace") -> "list[ForkedMemory]":
     found: list[tuple[int, ForkedMemory]] = []
     recording = open_source(source)
     for file in sorted(path.parent.glob(f"*{path.suffix}")):
-        if file.stem.rpartition(".")[0] != path.stem or not file.stem.rpartition(".")[2].isdecimal():
+        stem, _, process = file.stem.rpartition(".")
+        if stem != path.stem or not process.isdecimal():
             continue
         child = open_source(str(file))
         fork = next(iter(child.metadata.phases), "")
         if fork not in forks or child.metadata.collector is None:
             continue
         heap = heap_at_fork(recording, fork, child, _reached(settings.freeze_at, fork, recording))
-        if heap is not None:
-            collecting = with_collector(child, replace(settings, freeze_at=None))
-            found.append((forks.index(fork), forked_memory(heap, child, collecting, file.name, fork)))
+        collecting = with_collector(child, replace(settings, freeze_at=None))
+        if heap and (memory := forked_memory(heap, child, collecting, file.name, int(process), fork)):
+            found.append((forks.index(fork), memory))
     return [memory for _, memory in sorted(found, key=lambda each: each[0])]
 
 

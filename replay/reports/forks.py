@@ -18,13 +18,11 @@ _SHOWN = 8
 
 def forks_table(forks: Sequence[ForkedMemory]) -> Table:
     """Returns a row for each child, with those first that write to most memory."""
-    headings = ("", "\nfork", "\nprivate", "with all\nreferences", "by collections\nonly", "\ncollections")
-    table = table_of(*headings)
+    table = table_of("", "\nprivate", "with all\nreferences", "by collections\nonly", "\ncollections")
     for each in sorted(forks, key=lambda each: -each.private_dirty_bytes)[:_SHOWN]:
         sizes = (each.private_dirty_bytes, each.private_dirty_bytes_high, each.collections_bytes)
-        table.add_row(
-            Text(printable(each.file)), Text(printable(each.fork)), *map(format_size, sizes), f"{each.collections:,}"
-        )
+        name = f"{each.fork}, process {each.process}"
+        table.add_row(Text(printable(name)), *map(format_size, sizes), f"{each.collections:,}")
     if len(forks) > _SHOWN:
         table.add_row(f"{len(forks) - _SHOWN:,} others")
     return table
