@@ -169,12 +169,13 @@ def create_raised(machine, context):
 
 @leaf
 def pass_stop(machine, context):
-    """Creates and drops the StopIteration with which a generator ends in `await` or `yield from` in a handler."""
+    """Creates and drops the StopIteration with which a generator ends while an exception is handled."""
     state = machine.state[0]
+    raised, which = np.int64(state.raised), np.int64(state.raised_class)
     state.raised_class = STOP_ITERATION
     create_raised(machine, context)
     drop(machine.heap, np.int64(state.raised))
-    state.raised = 0
+    state.raised, state.raised_class = raised, which
 
 
 @leaf

@@ -161,7 +161,7 @@ def _stops(machine, op):
     if stop_context(machine) == 0:
         return False
     if op == END_GENERATOR:
-        return machine.instructions[machine.frames[state.depth - 1].at - 1].op == SEND
+        return True
     entry = machine.heap.objects[machine.stack[state.top - 1]]
     return entry.kind == GENERATOR and entry.capacity == ENDED
 
