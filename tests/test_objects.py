@@ -491,7 +491,6 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
     [
         ({"sleep": "1ms"}, "threads"),
         ({"bind": {"x": {"lock": []}}}, "threads"),
-        ({"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}, "exceptions"),
     ],
 )
 def test_features_that_cannot_be_combined_are_refused_by_name(statement, feature):
@@ -604,6 +603,17 @@ def test_random_programs_request_the_memory_that_real_interpreters_request(versi
     for seed in range(20):
         agreement = verify_objects(random_program(seed), INTERPRETERS[version])
         assert agreement.difference == "", f"seed {seed}"
+
+
+@system
+@with_interpreters
+@each_interpreter
+def test_functions_can_have_the_names_that_the_comparison_with_real_interpreters_uses(version):
+    names = "start", "stop", "join", "choices"
+    functions = {name: {"do": [{"return": {"letters": 20 + index}}]} for index, name in enumerate(names)}
+    main = [{"bind": {"x": {"call": name}}} for name in names]
+    program = object_program({"functions": functions, "main": main})
+    assert verify_objects(program, INTERPRETERS[version]).difference == ""
 
 
 @system

@@ -47,7 +47,7 @@ def project(pytester, monkeypatch, bytecode):
 
 
 def run(project, *options):
-    return project.runpytest_subprocess("-p", "no:cacheprovider", *options)
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options)
 
 
 def properties(path):

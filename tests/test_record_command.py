@@ -369,7 +369,7 @@ def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program,
 def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     """Without a usable counter of the processor, hooks use the kernel's clock, and the writer reads nanoseconds."""
     code = (
-        "import sys, replay.recorder.hooks as hooks\n"
+        "import sys, replay.recorder.hook_kinds as hooks\n"
         "hooks.has_steady_counter = lambda: False\n"
         "from replay.__main__ import main\n"
         "sys.argv = ['replay', 'record', '-c', sys.argv[1]]\n"

@@ -46,6 +46,10 @@ def run(
             help="Skip the comparison with the models ideal and bump, which takes two more simulations.",
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check the invariants of the models after each slice of the trace. Slower."),
+    ] = False,
 ) -> None:
     """Simulate a trace or workload with an allocator stack, and report its memory use.
 
@@ -60,7 +64,7 @@ def run(
     if watch and not sys.stdout.isatty():
         print_notes(["--watch needs a terminal, so it is ignored"])
         watch = False
-    done = plan.simulate(outputs, with_references=not no_reference, watched=watch)
+    done = plan.simulate(outputs, with_references=not no_reference, watched=watch, check=check)
     if as_json:
         say(summary_json(done.result, done.summary, done.extra))
         return

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,10 +146,13 @@ class RunPlan:
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
             yield note
 
-    def simulate(self, outputs: RunOutputs, *, with_references: bool, watched: bool = False) -> Simulated:
+    def simulate(
+        self, outputs: RunOutputs, *, with_references: bool, watched: bool = False, check: bool = False
+    ) -> Simulated:
         """Simulates the trace, optionally also with the references, and writes the results.
 
-        `watched`: shows the levels on the terminal while the trace is simulated.
+        `watched`: shows the levels on the terminal while the trace is simulated. `check`: checks the invariants of the
+        stack's models.
         """
         from replay.analysis.metrics import summarize
         from replay.config import load_config
@@ -167,7 +171,7 @@ class RunPlan:
                 report_compilation(second_process.begin if with_references else None) as compilation,
                 source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched)
+                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched, check=check)
                 assert result is not None
                 what_if, live = self._what_if(result), self._live(result)
                 forks = forked_children(self.source, self.trace)
@@ -227,42 +231,42 @@ class RunPlan:
         second_process: ParallelCompilation,
         *,
         watched: bool,
+        check: bool,
     ) -> "list[RunResult | None]":
         """Simulates the trace with each stack; None for a reference that runs out of memory.
 
         Only the first stack has samples, and only its addresses are written.
         """
         from replay.simulation.run import NO_SAMPLES_NS, run
+        from replay.simulation.side_by_side import run_side_by_side
 
-        results: list[RunResult | None] = []
-        events_before, every_ns = 0, self.sample_every_ns
-        total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with self._shown(total, watched=watched) as (progress, watch):
+        first, *references = stacks
+        with self._shown(self.trace.events_total, watched=watched) as (progress, watch):
 
-            def show(rows: int) -> None:
-                progress(events_before + rows)
+            def simulate_first(trace: "Trace", begin_others: Callable[[int], None]) -> "RunResult":
+                def show(rows: int) -> None:
+                    begin_others(rows)
+                    progress(rows)
 
-            for stack in stacks:
-                try:
-                    result = run(
-                        self.trace,
-                        stack,
-                        sample_every_ns=every_ns,
-                        trim_every_ns=self.trim_every_ns,
-                        addresses=sink,
-                        progress=show,
-                        watch=None if results else watch,
-                    )
-                except TraceError:
-                    if not results:
-                        raise
-                    results.append(None)  # `bump` never frees, so it may run out of memory where the stack does not
-                    continue
-                results.append(result)
-                events_before += result.events
-                every_ns, sink = NO_SAMPLES_NS, None
-                second_process.wait()
-        return results
+                return run(
+                    trace,
+                    first,
+                    sample_every_ns=self.sample_every_ns,
+                    trim_every_ns=self.trim_every_ns,
+                    addresses=sink,
+                    progress=show,
+                    watch=watch,
+                    check=check,
+                )
+
+            def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":
+                trim_every_ns = self.trim_every_ns
+                return run(trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, progress=go_on)
+
+            others = [partial(simulate, stack) for stack in references]
+            result, found = run_side_by_side(self.trace, simulate_first, others, second_process.wait)
+        # `bump` never frees, so it may run out of memory where the stack does not.
+        return [result, *(None if isinstance(each, ReplayError) else each for each in found)]
 
 
 Shown = tuple[Callable[..., None], "Callable[[int, int, np.record], None] | None"]

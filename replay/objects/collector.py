@@ -20,8 +20,6 @@ from replay.objects.heap import (
     DICT,
     DICT_ITERATOR,
     EXCEPTION,
-    EXIT,
-    EXIT_TRACEBACK,
     FINALIZES,
     FRAME,
     FREE_LISTS,
@@ -80,7 +78,7 @@ START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
 WITH_OWNER = (
-    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS, WEAKREF,
+    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, STEPS, WEAKREF,
 )  # fmt: skip
 """Kinds of objects whose only reference is `owner`."""
 INSTANCES = (INSTANCE, OPEN)
@@ -105,7 +103,7 @@ def _children(heap, number):
     if entry.kind in WITH_OWNER:
         return np.int64(1)
     if entry.kind == GENERATOR:
-        return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
+        return np.int64(entry.owner > 0) + (0 if entry.capacity == RUNNING else entry.length)
     return references(heap, number) + (entry.kind == GENERATOR_FRAME)
 
 
@@ -113,7 +111,7 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
+    if entry.kind in WITH_OWNER:
         return np.int64(entry.owner)
     if entry.kind == FRAME:  # its caller, its function, then the variables
         place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
@@ -125,12 +123,15 @@ def _child(heap, number, index):
 
 @leaf
 def _value(heap, number, index):
-    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself."""
+    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself. What a
+    generator handles is last."""
     entry = heap.objects[number]
-    if entry.kind == GENERATOR_FRAME:
+    if heap.rules[0].frame_base:
         if index == 0:
             return np.int64(entry.owner)
         index -= 1
+    elif index == entry.length:
+        return np.int64(entry.owner)
     value = np.int64(heap.items[entry.first + index])
     return np.int64(heap.objects[value].owner) if heap.objects[value].kind == PLACE else value
 

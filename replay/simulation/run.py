@@ -19,6 +19,7 @@ from replay.simulation.walk import Moment, Walk
 from replay.support.errors import ReplayError
 from replay.trace import Events, MemoryTrace, Trace
 from replay.trace.processes import refuse_processes
+from replay.trace.read_ahead import read_ahead
 from replay.trace.requested import RequestedChanges
 from replay.trace.visits import Visits
 
@@ -95,6 +96,7 @@ def run(
     sink: Sink | None = None,
     with_blocks: bool = False,
     first_run: RunResult | None = None,
+    check: bool = False,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -106,33 +108,40 @@ def run(
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
     twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
+
+    `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
+    does not hold.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
-    begin_ns, batches = _begin(trace)
-    simulator = _new_simulator(trace, config, begin_ns, addresses, log)
-    processes = len(trace.metadata.processes)
-    in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-    requested = None if in_memory else RequestedChanges(begin_ns, processes)
-    walk = Walk(trace, simulator, requested, taking, addresses, progress)
-    if watch is not None:
-        walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
-    span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
-    every_ns = sampling_interval_ns(span_ns, sample_every_ns)
-    if stop is not None:
-        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
-    trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
-    calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
-    trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
-    batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
-    visits = Visits.of(trace.metadata)
-    batches = visits.counted(batches) if visits else batches
-    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
-    started_ns = time.perf_counter_ns()
-    clock.run()
-    taking.finish(clock.rows, clock.now_ns, clock.next_call)
-    wall_ns = time.perf_counter_ns() - started_ns
+    with read_ahead(trace) as (reading,):
+        begin_ns, batches = _begin(reading)
+        simulator = _new_simulator(trace, config, begin_ns, addresses, log)
+        processes = len(trace.metadata.processes)
+        in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
+        requested = None if in_memory else RequestedChanges(begin_ns, processes)
+        walk = Walk(trace, simulator, requested, taking, addresses, progress)
+        if check:
+            walk.checks = True
+        if watch is not None:
+            walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
+        span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
+        every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+        if stop is not None:
+            batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
+        trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
+        calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
+        trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
+        batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
+        visits = Visits.of(trace.metadata)
+        batches = visits.counted(batches) if visits else batches
+        clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
+        started_ns = time.perf_counter_ns()
+        clock.run()
+        taking.finish(clock.rows, clock.now_ns, clock.next_call)
+        walk.check(clock.rows)
+        wall_ns = time.perf_counter_ns() - started_ns
     last = walk.look(clock.rows, clock.now_ns)
     end = walk.end or last
     grown_ns = clock.ticks_every_ns if every_ns is None else None

@@ -32,7 +32,7 @@ _CACHES_TO = (3, 10)
 _TEXTS_FROM = (3, 12)
 """From this release on, every collection allocates."""
 _THREADS = """\
-from allocation_log import join
+from allocation_log import join as _join
 from _thread import allocate_lock, start_new_thread
 from _queue import SimpleQueue
 from time import sleep
@@ -51,7 +51,7 @@ del delegate, items
 """What the twin of a program with coroutines or `yield from` needs. The first end of a generator that waits for an
 iterator completes the iterator's type, and creates a name: this is older than the program."""
 _SCRIPT = """\
-from allocation_log import start, stop
+from allocation_log import start as _start, stop as _stop
 from _weakref import ref
 import gc, sys
 {prologue}gc.disable()
@@ -75,11 +75,12 @@ gc.freeze()
 gc.collect()
 if {is_enabled}:
     gc.enable()
-start()
+_start()
 main()
 {join}\
-stop()
+_stop()
 """
+"""Names with an underscore are no names of a program."""
 _NEVER_NS = 1000 * 10**9
 _SHOWN = 5
 THREADED_EVENT = np.dtype([*((name, OBJECT_EVENT[name]) for name in OBJECT_EVENT.names or ()), ("thread", "<u2")])
@@ -176,7 +177,7 @@ def script_of(program: ObjectProgram, release: tuple[int, ...], choices: int, pr
         is_enabled=program.program.collector.enabled,
         imports=(_THREADS if has_threads else "")
         + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
-        join="join()\n" if has_threads else "",
+        join="_join()\n" if has_threads else "",
     )
 
 
