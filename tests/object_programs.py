@@ -1,6 +1,7 @@
 """Random object programs without mistakes: names are bound before they are used, indexes are below lengths."""
 
 import random
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ def object_program(document: dict[str, Any]) -> ObjectProgram:
     return ObjectProgram("program", program, code, lambda place, what: f"{'.'.join(map(str, place))}: {what}")
 
 
+kept = lru_cache(maxsize=64)
+"""Decorator: keeps the programs of some seeds, because tests run each in many interpreters."""
+
+
+@kept
 def random_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(random_document(seed))

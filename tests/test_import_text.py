@@ -168,6 +168,17 @@ def test_a_compressed_log_is_recognised_by_the_suffix_before_that_of_its_compres
     assert "line 1: the header must have four" in refusal(path)
 
 
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("name", ["capture.bin.z", "trace.parquet.z", "workload.yaml.z", "log"])
+def test_a_compressed_file_that_is_no_log_is_refused_with_its_compression(tmp_path, compression, name):
+    path = tmp_path / name.replace(".z", {"gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2"}[compression])
+    path.write_bytes(COMPRESS[compression](b"PAR1 memray duration: 1 s"))
+    assert refusal(path) == (
+        f"is compressed with {compression}, and its content is no log that replay can read compressed; "
+        "decompress it first"
+    )
+
+
 def test_a_file_of_no_known_format_names_the_compressions(tmp_path):
     assert "compressed with gzip, zstd, xz or bzip2" in refusal(written(tmp_path, "hello", "log.7z"))
 
@@ -240,6 +251,26 @@ def test_lenient_reading_that_leaves_nothing_is_refused_and_not_suggested(tmp_pa
         "is not a line of an mtrace log; "
         "nothing in the file is an event of that format; `--format NAME` names another one"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "left_out"),
+    [
+        ("log.mtrace", "= Start\n- 0x10\n- 0x20\n", "frees of blocks older than the log, left out: 2"),
+        ("log.mtrace", "+ (nil) 0x10\n", "calls that failed, left out: 1"),
+        ("t.rep", "1\n1\n2\n1\nf 0\nf 1\n", "frees of blocks older than the log, left out: 2"),
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_log_of_which_all_is_left_out_is_refused(tmp_path, name, text, left_out, lenient):
+    assert refusal(written(tmp_path, text, name), lenient=lenient) == (
+        f"no event remains: {left_out}; record the program from its start"
+    )
+
+
+@pytest.mark.parametrize("name", ["log.mtrace", "log.replay"])
+def test_a_log_without_bytes_is_refused(tmp_path, name):
+    assert refusal(written(tmp_path, "", name)) == "is empty; did the program end before it wrote the log?"
 
 
 def test_a_log_without_events_and_without_unknown_lines_is_a_trace_of_nothing(tmp_path):

@@ -20,8 +20,6 @@ from replay.objects.heap import (
     DICT,
     DICT_ITERATOR,
     EXCEPTION,
-    EXIT,
-    EXIT_TRACEBACK,
     FINALIZES,
     FRAME,
     FREE_LISTS,
@@ -80,7 +78,7 @@ START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
 WITH_OWNER = (
-    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS, WEAKREF,
+    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, STEPS, WEAKREF,
 )  # fmt: skip
 """Kinds of objects whose only reference is `owner`."""
 INSTANCES = (INSTANCE, OPEN)
@@ -105,7 +103,7 @@ def _children(heap, number):
     if entry.kind in WITH_OWNER:
         return np.int64(1)
     if entry.kind == GENERATOR:
-        return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
+        return np.int64(entry.owner > 0) + (0 if entry.capacity == RUNNING else entry.length)
     return references(heap, number) + (entry.kind == GENERATOR_FRAME)
 
 
@@ -113,7 +111,7 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
+    if entry.kind in WITH_OWNER:
         return np.int64(entry.owner)
     if entry.kind == FRAME:  # its caller, its function, then the variables
         place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
@@ -125,28 +123,34 @@ def _child(heap, number, index):
 
 @leaf
 def _value(heap, number, index):
-    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself."""
+    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself. What a
+    generator handles is last."""
     entry = heap.objects[number]
-    if entry.kind == GENERATOR_FRAME:
+    if heap.rules[0].frame_base:
         if index == 0:
             return np.int64(entry.owner)
         index -= 1
+    elif index == entry.length:
+        return np.int64(entry.owner)
     value = np.int64(heap.items[entry.first + index])
     return np.int64(heap.objects[value].owner) if heap.objects[value].kind == PLACE else value
 
 
 @leaf
 def count_outer_references(heap, ring):
-    """Sets `outer_refs` of all objects of a ring; returns how many objects and references it visited."""
+    """Sets `outer_refs` of all objects of a ring, and counts them; returns the number of objects and references that it
+    visited."""
     visited, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         entry = heap.objects[number]
         entry.outer_refs, entry.found = entry.refs, IN_QUESTION
+        visited += 1
         number = np.int64(entry.next)
+    heap.collector[0].visited = visited
     number = np.int64(heap.objects[ring].next)
     while number != ring:
         children = _children(heap, number)
-        visited += 1 + children
+        visited += children
         for index in range(children):
             child = _child(heap, number, index)
             if heap.objects[child].found == IN_QUESTION:
@@ -304,6 +308,7 @@ def _find(heap):
     collector = heap.collector[0]
     generation = collector.generation
     ring, garbage = heap.generations[generation].ring, heap.generations[GARBAGE].ring
+    start = heap.counts[0].events
     emit(heap, GC_START, np.int64(0), np.int64(0), generation)
     _text(heap, np.int64(START_TEXT))
     if generation + 1 < GENERATIONS:
@@ -313,6 +318,7 @@ def _find(heap):
         if younger < generation:
             move_all(heap, heap.generations[younger].ring, ring)
     heap.counts[0].steps += count_outer_references(heap, ring)
+    heap.events[start].block = collector.visited
     collector.generators, collector.finalizers, collector.freed = 0, 0, 0
     separate_garbage(heap, ring, garbage)
     survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)

@@ -79,10 +79,7 @@ class Kind(IntEnum):
     """A queue with a list of items, up to 3.12."""
     GENERATOR = auto()
     GENERATOR_FRAME = auto()
-    """The frame of a generator up to 3.10; in 3.11 and 3.12, of one that is being closed."""
-    EXIT_TRACEBACK = auto()
-    EXIT = auto()
-    """The exception that closes a generator, from 3.12 on."""
+    """The frame of a generator up to 3.10."""
     STEPS = auto()
     """An iterator that runs a coroutine."""
     WEAKREF = auto()
@@ -92,7 +89,7 @@ class Kind(IntEnum):
 (
     INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
     DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
-    LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
     STEPS, WEAKREF,
 ) = map(int, list(Kind)[1:])  # fmt: skip
 
@@ -104,7 +101,7 @@ def _kinds(*kinds: int) -> int:
 
 WITH_HEADER = _kinds(
     TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
-    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
     STEPS, WEAKREF,
 )  # fmt: skip
 """Kinds of objects with the collector's header."""
@@ -118,7 +115,7 @@ FORWARD = _kinds(
 )  # fmt: skip
 """Kinds of objects whose items die from the first one on; those of others die from the last one on."""
 NESTED = _kinds(
-    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME, EXIT_TRACEBACK, EXIT,
+    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME,
 )  # fmt: skip
 """Kinds of objects that count for the trashcan; see `is_nested`."""
 OBSERVABLE = _kinds(INSTANCE, OPEN, WEAKREF)
@@ -131,6 +128,9 @@ OBSERVED = -2
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
+GENERATOR_EXIT = [*EXCEPTIONS].index("GeneratorExit")
+STOP_ITERATION = [*EXCEPTIONS].index("StopIteration")
+"""The classes of the exceptions that close a generator, and that `next` raises."""
 """Items of an exception; numbers of classes from the second on are those of the program."""
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
@@ -154,6 +154,7 @@ Of generators and their frames: see `replay.objects.generators`.
 DYING = record("object", "position")
 """`position`: -1 for a reference to drop, else the number of items that are left."""
 EVENT = record("op", "domain", "block", "requested", "step")
+"""`block` of a start of a collection: the number of objects that it visits."""
 COUNTS = record(
     "objects", "free_object", "items", "largest", "dying", "blocks", "free_blocks", "events", "steps", "steps_most"
 )
@@ -165,6 +166,7 @@ gc.get_threshold(). `collections`, `collected`: as gc.get_stats()."""
 COLLECTOR = record(
     "phase", "generation", "enabled", "requested", "ready_before", "ready", "pending", "total", "held", "garbage",
     "free_list", "nesting", "unwinding", "delayed", "waiting", "generators", "finalizers", "weakrefs", "floor", "freed",
+    "visited",
 )  # fmt: skip
 """The collector. `requested`: whether a collection starts at the next check; up to 3.11, with the next allocation that
 counts. `ready`: a block that was allocated before the collection that its allocation started; `ready_before`: another
@@ -173,6 +175,7 @@ last one of generation 2, and that one. `held`: the object being cleared. `garba
 `waiting`: number of references to drop that wait for the end of the collection.
 `generators`, `finalizers`: number of generators, and of objects with finalizers, in the garbage. `weakrefs`: number of
 weak references. `floor`: `waiting` outside of collections. `freed`: weak references that their callbacks freed.
+`visited`: objects in the last ring whose outer references were counted.
 The trashcan. `nesting`: objects being freed at the same time. `unwinding`: whether the outermost one was delayed.
 `delayed`: the newest delayed object."""
 GENERATIONS, PERMANENT, GARBAGE, FINALIZED, CALLBACKS = 3, 3, 4, 5, 6
@@ -194,7 +197,7 @@ RULES = record(
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
-    "coroutine_more", "links_caller", "wraps_tuples",
+    "coroutine_more", "notes_exits", "keeps_failed", "chains_exits", "links_caller", "wraps_results",
     "weakref_bytes", "weakref_slot_bytes", "calls_alone", "keeps_references", "clears_references_again",
     "resurrects_all",
 )  # fmt: skip

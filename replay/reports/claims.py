@@ -132,7 +132,7 @@ def _incomplete(metadata: Metadata) -> Iterator[Reason]:
     origin = metadata.origin
     if others := origin.left_out_calls:
         yield _reason("threads left out", f"{others:,} calls of other threads were not recorded")
-    for text in omissions(replace(origin, dropped_mappings=None)):  # dropped mappings do not move blocks
+    for text in omissions(replace(origin, dropped_mappings=None, dropped_mapping_bytes=None)):  # they move no block
         yield _reason("log", text)
     if origin.cut_short is not None:
         yield _reason("log", f"the log is cut short {printable(origin.cut_short)}")

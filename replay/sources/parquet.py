@@ -264,8 +264,8 @@ def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """Returns the metadata of a trace as key and value of a Parquet file."""
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
-    del content["thread_times"]
-    for name in ("counts", "processes", "runtime", "types", "collector"):  # fields that few traces have
+    del content["thread_times"], content["visits"]
+    for name in ("counts", "processes", "runtime", "types", "collector", "freeze_at"):  # fields that few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}

@@ -16,6 +16,7 @@ from replay.sources._logs.calls import Calls
 from replay.sources._logs.lines import UnknownLineError
 from replay.support.errors import TraceError
 from replay.trace import Events, Metadata, Provenance, Site
+from replay.trace.provenance_text import omissions
 from replay.trace.validation import Validator
 
 
@@ -93,6 +94,16 @@ class LogTrace:
         except UnknownLineError as error:
             raise TraceError(f"{error.what}; {self._advice()}", path=self._path) from None
         refuse_empty(findings.dropped_lines, validator.rows, self._source, self._path)
+        if not validator.rows:
+            self._refuse_nothing()
+
+    def _refuse_nothing(self) -> None:
+        """Raises TraceError if all calls were left out, or if the file has no bytes."""
+        if left_out := omissions(self.metadata.origin):
+            message = f"no event remains: {', '.join(left_out)}; record the program from its start"
+            raise TraceError(message, path=self._path)
+        if self._path.stat().st_size == 0:
+            raise TraceError("is empty; did the program end before it wrote the log?", path=self._path)
 
     def _advice(self) -> str:
         """Returns what to do about an unknown line; `--lenient` helps only if an event remains."""
