@@ -244,7 +244,7 @@ def _new(folder: Path) -> Path:
 
 
 def main(seeds: int, commands: Sequence[str]) -> None:
-    """Tries every fault in these commands, and prints how often each exit code occurred. Exits with 1 after a wrong end."""
+    """Tries each fault in these commands, prints how often each exit code occurred. Exits with 1 if any is wrong."""
     preload()
     wrong = 0
     with tempfile.TemporaryDirectory() as name:
