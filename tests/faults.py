@@ -202,7 +202,7 @@ class Faults:
         done = self._in_copy(inject_fault(fault, moment), size, earlier)
         where = f"{' '.join(self.command.words)}: {fault}, seed {seed}, moment {moment}, {size} bytes: {done}"
         wanted = {"kill": {-9}, "terminate": {143, 0}, "interrupt": {130, 0}}.get(fault, {0, 2})
-        assert done.code in wanted, where
+        assert done.code in (wanted if done.moments >= moment or size else {0}), where
         assert "Traceback" not in done.errors, where
         assert "Exception ignored" not in done.errors, where
         found = self._outputs()
@@ -225,12 +225,12 @@ def _comparable(files: dict[str, bytes]) -> dict[str, object]:
     import io
     import json
 
-    import polars as pl
+    import pyarrow.parquet as pq
 
     found: dict[str, object] = {}
     for name, each in files.items():
         if name == "h.parquet":
-            found[name] = pl.read_parquet(io.BytesIO(each)).height > 0
+            found[name] = pq.read_metadata(io.BytesIO(each)).num_rows > 0  # starts no thread, which a fork would lose
         elif name.endswith("summary.json"):
             found[name] = sorted(json.loads(each))
         else:
