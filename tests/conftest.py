@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from click import testing
+from command_server import CommandServer
 from histories import seeded
 from hypothesis import settings
-from record_server import RecordServer
 from typer.testing import CliRunner
 
 import replay as replay_package
@@ -136,9 +136,9 @@ def run_python(
 
 
 @cache
-def server() -> RecordServer:
+def server() -> CommandServer:
     """Returns the server of this process; starts it at the first call."""
-    started = RecordServer()
+    started = CommandServer()
     atexit.register(started.close)
     return started
 
@@ -151,8 +151,8 @@ def record(
     check: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """Runs `replay record`."""
-    words = [str(argument) for argument in arguments]
-    done = server().record(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
+    words = ["record", *map(str, arguments)]
+    done = server().run(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
     assert not check or done.returncode == 0, done.stderr
     return done
 

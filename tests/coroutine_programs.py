@@ -20,7 +20,7 @@ def random_delegation_program(seed: int) -> ObjectProgram:
 @kept
 def random_coroutine_program(seed: int) -> ObjectProgram:
     """Returns a random program with coroutines."""
-    return object_program(_CoroutineAuthor(seed).document())
+    return object_program(CoroutineAuthor(seed).document())
 
 
 class _DelegatingAuthor(GeneratorAuthor):
@@ -39,7 +39,7 @@ class _DelegatingAuthor(GeneratorAuthor):
         return super()._suspend(names, generators)
 
 
-class _CoroutineAuthor(_DelegatingAuthor):
+class CoroutineAuthor(_DelegatingAuthor):
     """Writes programs that start coroutines, resume them in turn, and close or drop some before their end.
 
     Generator functions of the program can be awaited. Each coroutine is suspended at least once, and has ended as soon

@@ -7,7 +7,7 @@ from object_programs import Names, RandomAuthor, kept, object_program
 from replay.objects import ObjectProgram
 from replay.objects.language import EXCEPTIONS
 
-_CLASSES = [name for name in EXCEPTIONS if name != "GeneratorExit"]
+_CLASSES = [name for name in EXCEPTIONS if name not in ("GeneratorExit", "StopIteration")]
 
 
 @kept

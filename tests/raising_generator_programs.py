@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from coroutine_programs import CoroutineAuthor
 from exception_programs import RaisingAuthor
 from generator_programs import GeneratorAuthor
 from object_programs import Names, object_program
@@ -19,6 +20,11 @@ def random_raising_pipeline_program(seed: int) -> ObjectProgram:
     return object_program(_PipelineAuthor(seed).document())
 
 
+def random_raising_coroutine_program(seed: int) -> ObjectProgram:
+    """Returns a random program with coroutines that raise and handle exceptions."""
+    return object_program(_CoroutineAuthor(seed).document())
+
+
 class _SuspendingAuthor(GeneratorAuthor):
     """Writes generators with `try`. All of `main` is in a `try`. What runs while a generator is closed neither yields
     nor raises another exception."""
@@ -29,11 +35,13 @@ class _SuspendingAuthor(GeneratorAuthor):
         """The variable of each handler around the statements."""
         self._is_last = False
         """Whether the statements are in `finally`."""
+        self._stops = False
+        """Whether `next` can raise StopIteration: not in a generator, which it would leave."""
 
     def document(self) -> dict[str, Any]:
         document, choose = super().document(), self._random.choice
         loop, *rest = document["main"]
-        keep = choose([{"bind": {"kept": "error"}}, {"set": {"error.p": "error"}}, {"bind": {"z": 0}}])
+        keep = choose([{"bind": {"kept": "error"}}, {"bind": {"z": 0}}])
         handler = {"except": "Exception", "as": "error", "handle": [keep]}
         document["classes"]["E"] = {"base": "ValueError"}
         loop["do"] = [{"try": loop["do"], **handler}]
@@ -47,6 +55,10 @@ class _SuspendingAuthor(GeneratorAuthor):
             return [self._try(names, generators, objects, depth + 1, yields)]
         if chance < 0.32 and not self._is_last:
             return [{"choose": self._random.random() / 2, "do": [self._raise(names)]}]
+        if chance < 0.36 and generators and self._stops:
+            return [{"next": self._random.choice(generators)}]
+        if chance < 0.4 and self._handled and self._handled[-1] and objects:
+            return [{"set": {f"{self._random.choice(objects)}.p": self._handled[-1]}}]
         return super()._statement(names, generators, objects, depth, yields)
 
     def _raise(self, names: list[str]) -> Any:
@@ -59,10 +71,13 @@ class _SuspendingAuthor(GeneratorAuthor):
 
     def _try(self, names: list[str], generators: list[str], objects: list[str], depth: int, yields: bool) -> Any:
         chance, choose = self._random.random(), self._random.choice
+        stops, self._stops = self._stops, self._stops or not yields
         form: dict[str, Any] = {"try": self._block(names, generators, objects, depth, yields, 3)}
+        self._stops = stops
         if chance < 0.7:
             name = choose([self._new_name(), None])
-            form["except"] = choose(["ValueError", "Exception", ["KeyError", "E"], "GeneratorExit" if yields else "E"])
+            more = "GeneratorExit" if yields else "StopIteration"
+            form["except"] = choose(["ValueError", "Exception", ["KeyError", "E"], more])
             exits = form["except"] == "GeneratorExit"
             was_last, self._is_last = self._is_last, self._is_last or exits
             self._handled.append(name)
@@ -99,3 +114,20 @@ class _PipelineAuthor(RaisingAuthor):
         body = super()._without_return(names)
         self._yields = yields
         return body
+
+
+class _CoroutineAuthor(_SuspendingAuthor, CoroutineAuthor):
+    """Writes coroutines that others await in `try`. No exception leaves `main`."""
+
+    def document(self) -> dict[str, Any]:
+        document = super().document()
+        document["main"] = [each for statement in document["main"] for each in _guarded(statement)]
+        return document
+
+
+def _guarded(statement: Any) -> list[Any]:
+    """Returns a statement of `main` with a handler for what coroutines raise in it."""
+    handler = {"except": "Exception", "handle": [{"bind": {"z": 0}}]}
+    if "repeat" in statement:
+        return [{**statement, "do": [{"try": statement["do"], **handler}]}]
+    return [{"try": [statement], **handler}] if {"next", "each"} & {*statement} else [statement]

@@ -168,6 +168,17 @@ def test_a_compressed_log_is_recognised_by_the_suffix_before_that_of_its_compres
     assert "line 1: the header must have four" in refusal(path)
 
 
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("name", ["capture.bin.z", "trace.parquet.z", "workload.yaml.z", "log"])
+def test_a_compressed_file_that_is_no_log_is_refused_with_its_compression(tmp_path, compression, name):
+    path = tmp_path / name.replace(".z", {"gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2"}[compression])
+    path.write_bytes(COMPRESS[compression](b"PAR1 memray duration: 1 s"))
+    assert refusal(path) == (
+        f"is compressed with {compression}, and its content is no log that replay can read compressed; "
+        "decompress it first"
+    )
+
+
 def test_a_file_of_no_known_format_names_the_compressions(tmp_path):
     assert "compressed with gzip, zstd, xz or bzip2" in refusal(written(tmp_path, "hello", "log.7z"))
 

@@ -30,12 +30,20 @@ def pandas_folder(tmp_path):
     return package
 
 
-def test_import_run_and_info_do_not_import_pandas(pandas_folder, tmp_path):
+def test_no_command_imports_pandas(pandas_folder, tmp_path):
     (tmp_path / "trace.csv").write_text(CSV)
     commands = [
         "import trace.csv -o trace.parquet",
-        "run trace.parquet --addresses addresses.parquet",
-        "trace info trace.parquet",
+        "run trace.parquet --addresses addresses.parquet --out results --sample 1ns",
+        "trace info trace.parquet --full",
+        "trace head trace.parquet",
+        "trace merge trace.parquet trace.csv -o merged.parquet",
+        "check trace.parquet -t syscalls<=1000 --history history.parquet",
+        "history history.parquet",
+        "sweep trace.parquet --grid glibc.top_pad=0,4096 --out sweep --csv",
+        "export trace.parquet --to parquet -o tables",
+        "pins trace.parquet",
+        "record -o recorded.parquet -c pass",
     ]
     environment = os.environ | {"PYTHONPATH": str(pandas_folder.parent)}
     subprocess.run([sys.executable, "-c", PROGRAM, *commands], cwd=tmp_path, env=environment, check=True)

@@ -491,7 +491,6 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
     [
         ({"sleep": "1ms"}, "threads"),
         ({"bind": {"x": {"lock": []}}}, "threads"),
-        ({"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}, "exceptions"),
     ],
 )
 def test_features_that_cannot_be_combined_are_refused_by_name(statement, feature):

@@ -16,7 +16,7 @@ from replay.sources import format_names, open_source
 from replay.sources import parquet as parquet_source
 from replay.sources.parquet import write_trace
 from replay.support.atomic_files import new_file
-from replay.support.errors import OutputError, TraceError
+from replay.support.errors import OutputError, ReplayError, TraceError
 from replay.trace import (
     COLUMNS,
     NO_SITE,
@@ -540,3 +540,10 @@ def test_a_column_of_sites_may_be_of_any_integer_width(tmp_path, kind):
     frame.write_parquet(tmp_path / "sites.parquet")
     (events,) = open_source(tmp_path / "sites.parquet").batches()
     assert events.site.tolist() == [5, NO_SITE]
+
+
+@pytest.mark.parametrize("target", ["link", "missing"])
+def test_a_link_that_leads_to_no_file_is_refused_as_such(tmp_path, target):
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(ReplayError, match="is a symbolic link to itself or to a file that does not exist"):
+        open_source(tmp_path / "link")

@@ -110,6 +110,9 @@ class OptionalPython(Protocol):
     def grow(self, state: Any) -> NamedTuple:
         """The same state with more room."""
 
+    def copy(self, state: Any) -> NamedTuple:
+        """A copy of the state. Default: all of each array is copied."""
+
     def observe(self, state: Any) -> dict[str, Any]:
         """Small role: `classes` and `arenas`, arrays of CLASS_VIEW and ARENA_VIEW.
 

@@ -89,7 +89,10 @@ def _print_text(plan: RunPlan, done: Simulated, full: bool) -> None:
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     settings = [*(plan.overrides or ()), *(plan.env or ())]
-    print_report(console, plan.source, done.result, done.summary, settings=settings, live=done.live, full=full)
+    print_report(
+        console, plan.source, done.result, done.summary,
+        settings=settings, live=done.live, forks=done.forks, full=full,
+    )  # fmt: skip
     if done.what_if:
         text = labelled(done.what_if.label, done.what_if.sentence, min(console.width, WIDTH))
         console.print(text, soft_wrap=True)

@@ -1,6 +1,6 @@
 """The work of `replay run`: simulates a trace with a stack and the references, and writes the results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +12,14 @@ from replay.commands.options import time_option
 from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompilation
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
+from replay.commands.run_forks import forked_children
 from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from replay.analysis.forks import ForkedMemory
     from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
@@ -56,13 +58,17 @@ class Simulated:
     """Under other settings of the garbage collector."""
     live: "Live | None" = None
     """At the peak of resident memory, if the trace has call sites."""
+    forks: "Sequence[ForkedMemory]" = ()
+    """The recorded children of a recording with types."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What JSON has besides the summary."""
+        from replay.reports.forks import forks_json
         from replay.reports.live import live_json
 
         found: dict[str, Any] = {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        found |= {"forks": forks_json(self.forks)} if self.forks else {}
         return found | ({"live_at_peak": live_json(self.live)} if self.live else {})
 
 
@@ -168,9 +174,10 @@ class RunPlan:
                 result, *references = self._simulate_all(stacks, sink, second_process, watched=watched, check=check)
                 assert result is not None
                 what_if, live = self._what_if(result), self._live(result)
+                forks = forked_children(self.source, self.trace)
             floor, ceiling = references or (None, None)
             done = Simulated(
-                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live
+                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live, forks
             )
             if folder:
                 write_results(folder, result, done.summary, done.extra)
@@ -253,8 +260,14 @@ class RunPlan:
                 )
 
             def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":
-                trim_every_ns = self.trim_every_ns
-                return run(trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, progress=go_on)
+                return run(
+                    trace,
+                    stack,
+                    sample_every_ns=NO_SAMPLES_NS,
+                    trim_every_ns=self.trim_every_ns,
+                    progress=go_on,
+                    requested_mean=False,
+                )
 
             others = [partial(simulate, stack) for stack in references]
             result, found = run_side_by_side(self.trace, simulate_first, others, second_process.wait)

@@ -41,7 +41,7 @@ def cache_root() -> Path:
 @cache
 def cache_folder(sources: tuple[str, ...]) -> Path:
     """Returns the folder for machine code of these source files and of all that they import of this package."""
-    files = sorted(_with_imported(map(Path, sources)))
+    files = sources_of(*sources)
     digest = digest_files(((path.name, path) for path in files), of_more=f"numba {version('numba')}")
     folder = cache_root() / "kernels" / digest[:20]
     try:
@@ -56,6 +56,11 @@ def cache_folder(sources: tuple[str, ...]) -> Path:
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         _not_cached[temporary] = f"{folder.parent}: {error.strerror}"
         return temporary
+
+
+def sources_of(*sources: str) -> list[Path]:
+    """Returns the files that decide about the machine code of entries in these source files."""
+    return sorted(_with_imported(map(Path, sources)))
 
 
 def why_not_cached(path: str | Path) -> str:

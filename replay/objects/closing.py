@@ -13,7 +13,8 @@ Steps are positions in the stack of what is left to drop.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.exceptions import ADD_FRAME, exception_bytes, handled_exception, new_exit
+from replay.objects.collector import IDLE
+from replay.objects.exceptions import ADD_FRAME, create_raised, exception_bytes, handled_exception
 from replay.objects.frame_objects import keep_frame, release_frame_object
 from replay.objects.generators import enter_generator
 from replay.objects.heap import (
@@ -34,6 +35,7 @@ from replay.objects.instructions import COROUTINE
 from replay.objects.interruptions import fail_at_statement, interrupt, is_due
 from replay.objects.machine import (
     ALREADY_RUNNING,
+    BY_CALL,
     DEPTH_MAX,
     NEVER_RAN,
     NOT_GENERATOR,
@@ -126,6 +128,9 @@ def do_close(machine):
     state.checks = 1
     drop(heap, number)
     close_generator(machine, number)
+    rules, is_ended = heap.rules[0], heap.objects[number].capacity == ENDED
+    if is_ended and rules.throws_exit and rules.exit_bytes == 0 and handled_exception(machine):
+        _push(heap, number, THROW)
     return state.mistake == 0
 
 
@@ -137,7 +142,9 @@ def close_next(machine):
     number, position = np.int64(task.object), np.int64(task.position)
     if heap.objects[number].kind == GENERATOR_FRAME:
         _end_frame_object(machine, number)
-    elif position == END_OF_GENERATOR and not warns(machine, number):
+    elif position == END_OF_GENERATOR:
+        if warns(machine, number):
+            return
         untrack(heap, number)
         if _throws(machine, number):
             task.position = CLOSED
@@ -176,15 +183,26 @@ def _throw(machine, number):
     if state.depth == DEPTH_MAX:
         fail_at_statement(machine, TOO_DEEP, np.int64(0), np.int64(DEPTH_MAX))
         return
+    if heap.objects[number].capacity == ENDED:  # up to 3.11, `close` in a handler creates the exception nevertheless
+        heap.counts[0].dying -= 1
+        state.raised_class = GENERATOR_EXIT
+        create_raised(machine, context)
+        drop(heap, np.int64(state.raised))
+        state.raised = 0
+        return
     was_new = _is_new(machine, number)
     heap.counts[0].dying -= 1
+    outer = heap.dying[heap.counts[0].dying - 1]
+    is_called = outer.object == number and outer.position == -1 and heap.collector[0].phase <= IDLE
     if not interrupt(machine):
         return
+    state.raised_class, state.raised_at = GENERATOR_EXIT, state.at
     if is_created:
-        state.raised = new_exit(machine, context)
+        create_raised(machine, context)
     enter_generator(machine, number)
-    machine.frames[state.depth].closes, state.checks = 1, 0
-    state.at += machine.instructions[state.at].op == SEND and not was_new
+    machine.frames[state.depth].closes, state.checks = BY_CALL if is_called else 1, 0
+    if machine.instructions[state.at].op == SEND and not was_new:
+        state.at += 2  # after the instruction that yields
     state.unwinding, state.region = ADD_FRAME, np.int64(0) if was_new else machine.region_of[state.at - 1]
 
 

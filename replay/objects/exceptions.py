@@ -15,8 +15,8 @@ from replay.objects.heap import (
     BUILTIN_EXCEPTIONS,
     EXCEPTION,
     EXCEPTION_ITEMS,
-    GENERATOR_EXIT,
     INT,
+    STOP_ITERATION,
     TUPLE,
     drop,
     drop_leaf,
@@ -46,7 +46,7 @@ from replay.objects.machine import (
 )
 
 ATTRIBUTES_ITEM, ARGUMENTS_ITEM, TRACEBACK_ITEM, CAUSE_ITEM, CONTEXT_ITEM = range(EXCEPTION_ITEMS)
-SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE, NOTE_PLACE = range(1, 7)
+SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE, NOTE_PLACE, STOP = range(1, 8)
 """What the machine does next with a raised exception: see `replay.objects.unwinding`."""
 
 
@@ -136,6 +136,8 @@ def push_place(machine):
 def exception_bytes(heap, which):
     """Returns the size of an exception of a class."""
     rules = heap.rules[0]
+    if which == STOP_ITERATION:
+        return np.int64(rules.exception_bytes + 8)
     return np.int64(rules.exception_bytes if which < BUILTIN_EXCEPTIONS else rules.own_exception_bytes)
 
 
@@ -163,16 +165,17 @@ def _new_exception(machine, which, count):
 
 
 @leaf
-def new_exit(machine, context):
-    """Returns a new GeneratorExit. `context`: the exception that is handled now, 0 for none."""
-    heap = machine.heap
-    number = new_object(heap, np.int64(EXCEPTION), exception_bytes(heap, GENERATOR_EXIT), np.int64(EXCEPTION_ITEMS))
+def create_raised(machine, context):
+    """Creates the exception that is raised, of class `raised_class`. `context`: the one that is handled, 0 for none."""
+    heap, state = machine.heap, machine.state[0]
+    which = np.int64(state.raised_class)
+    number = new_object(heap, np.int64(EXCEPTION), exception_bytes(heap, which), np.int64(EXCEPTION_ITEMS))
     give_items(heap, number, np.int64(EXCEPTION_ITEMS))
-    heap.objects[number].owner = GENERATOR_EXIT
+    heap.objects[number].owner, heap.objects[number].capacity = which, state.raised_at
     if context:
         refer(heap, context)
         set_item(heap, number, np.int64(CONTEXT_ITEM), context)
-    return number
+    state.raised = number
 
 
 @leaf

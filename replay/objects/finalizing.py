@@ -91,7 +91,7 @@ def _finalize(machine):
             return
         number = following
     move_all(heap, done, garbage)
-    if collector.finalizers:
+    if collector.finalizers or (collector.generators and machine.state[0].calls_nested):
         _keep_resurrected(heap)
     collector.garbage = count_garbage(heap) + collector.freed
     start_clearing(heap)

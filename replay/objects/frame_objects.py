@@ -16,6 +16,7 @@ from replay.jit.compiling import leaf
 from replay.objects.heap import (
     FRAME,
     GENERATOR_FRAME,
+    drop,
     free_counted_block,
     give_items,
     new_counted_block,
@@ -111,7 +112,7 @@ def leave_variables(machine):
 
 @leaf
 def _take_over(heap, number, function, values, first, count, caller):
-    """Moves values to a frame object, which is tracked from then on. Others refer to it: it loses one reference."""
+    """Moves values to a frame object, which is tracked from then on, and loses one reference."""
     entry = heap.objects[number]
     if entry.kind == GENERATOR_FRAME:
         entry.kind, entry.owner, entry.capacity, entry.vector = FRAME, entry.capacity, entry.vector, 0
@@ -125,7 +126,10 @@ def _take_over(heap, number, function, values, first, count, caller):
     entry.length = count + 2
     if entry.next == 0:
         track(heap, number, heap.generations[0].ring)
-    entry.refs -= 1
+    if entry.refs > 1:
+        entry.refs -= 1
+    else:  # a collection that this started has freed what referred to it
+        drop(heap, number)
 
 
 @leaf

@@ -15,12 +15,14 @@ import numpy as np
 
 from replay.jit.compiling import cold, leaf
 from replay.objects.calls import enter_frame
+from replay.objects.exceptions import STOP, create_raised, handled_exception
 from replay.objects.frame_objects import end_unreferred, is_referred, leave_variables, object_place
 from replay.objects.heap import (
     FRAME,
     GENERATOR,
     GENERATOR_FRAME,
     STEPS,
+    STOP_ITERATION,
     TUPLE,
     drop,
     give_items,
@@ -43,6 +45,7 @@ from replay.objects.machine import (
     NONE,
     NOT_GENERATOR,
     RESULT_LOST,
+    RETURNED_TO_HANDLER,
     SEND,
     TOO_DEEP,
     TUPLE_RETURNED,
@@ -204,11 +207,21 @@ def _end_next(machine, result, has_ended):
 
 
 @leaf
+def stop(machine):
+    """Has `next` raise StopIteration, if the program handles exceptions."""
+    if machine.regions.shape[0] == 1:
+        return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+    machine.state[0].unwinding = STOP
+    return True
+
+
+@leaf
 def fail_next(machine):
     """Drops the arguments of `next`, whose generator an exception left, or leaves them on the stack."""
     if not applies(machine, machine.heap.rules[0].keeps_failed):
         _end_next(machine, np.int64(0), False)
         machine.state[0].top -= 1
+        machine.state[0].checks = 0
 
 
 @leaf
@@ -229,17 +242,26 @@ def _end_generator(machine):
         continue_interrupted(machine)
         drop(heap, result)
     elif caller.op == SEND:
-        if heap.rules[0].wraps_tuples and heap.objects[result].kind == TUPLE:
+        if heap.rules[0].wraps_results and heap.objects[result].kind == TUPLE:
             return fail(machine, TUPLE_RETURNED, np.int64(0), np.int64(0))
+        context = handled_exception(machine) if heap.rules[0].wraps_results else np.int64(0)
+        if context and result != machine.ints.shape[0] + 1 + NONE:
+            return fail(machine, RETURNED_TO_HANDLER, np.int64(0), np.int64(0))
         state.at = caller.other
         drop(heap, pop(machine))
         push(machine, result)
+        if context:
+            state.raised_class = STOP_ITERATION
+            create_raised(machine, context)
+            drop(heap, np.int64(state.raised))
+            state.raised = 0
     elif result != machine.ints.shape[0] + 1 + NONE:
         return fail(machine, RESULT_LOST, np.int64(0), np.int64(0))
     elif caller.op == NEXT_OF:
-        if not caller.argument:
-            return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
-        _end_next(machine, np.int64(0), True)
+        if caller.argument:
+            _end_next(machine, np.int64(0), True)
+        elif not stop(machine):
+            return False
     else:
         _end_loop(machine)
     if lives_on:
@@ -318,7 +340,7 @@ def _next_of(machine, has_default):
     if entry.capacity != ENDED:
         return resume(machine, number)
     if not has_default:
-        return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+        return stop(machine)
     _end_next(machine, np.int64(0), True)
     return True
 

@@ -129,7 +129,8 @@ MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC),
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
 EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
 GENERATOR_EXIT = [*EXCEPTIONS].index("GeneratorExit")
-"""The class of the exception that closes a generator."""
+STOP_ITERATION = [*EXCEPTIONS].index("StopIteration")
+"""The classes of the exceptions that close a generator, and that `next` raises."""
 """Items of an exception; numbers of classes from the second on are those of the program."""
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
@@ -196,7 +197,7 @@ RULES = record(
     "lock_bytes", "lock_raw_bytes", "locks_have_header", "queue_bytes", "queues_have_list", "clears_queues",
     "checks_often",
     "generator_bytes", "frame_object_bytes", "exit_bytes", "throws_exit", "exposes", "inlines_loops", "clears_new",
-    "coroutine_more", "notes_exits", "keeps_failed", "chains_exits", "links_caller", "wraps_tuples",
+    "coroutine_more", "notes_exits", "keeps_failed", "chains_exits", "links_caller", "wraps_results",
     "weakref_bytes", "weakref_slot_bytes", "calls_alone", "keeps_references", "clears_references_again",
     "resurrects_all",
 )  # fmt: skip

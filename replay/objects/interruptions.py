@@ -57,7 +57,8 @@ def interrupt(machine):
     collector.floor = heap.counts[0].dying
     collector.waiting = collector.floor
     saved.unwinding, saved.region = state.unwinding, state.region
-    saved.raised, saved.raised_traceback = state.raised, state.raised_traceback
+    saved.raised, saved.raised_class, saved.raised_at = state.raised, state.raised_class, state.raised_at
+    saved.raised_traceback = state.raised_traceback
     state.is_over, state.unwinding, state.raised, state.raised_traceback = 0, 0, 0, 0
     return True
 
@@ -70,7 +71,8 @@ def continue_interrupted(machine):
     saved = machine.nested[state.interrupted]
     state.at, state.checks, state.is_over = saved.at, saved.checks, saved.is_over
     state.unwinding, state.region = saved.unwinding, saved.region
-    state.raised, state.raised_traceback = saved.raised, saved.raised_traceback
+    state.raised, state.raised_class, state.raised_at = saved.raised, saved.raised_class, saved.raised_at
+    state.raised_traceback = saved.raised_traceback
     collector.floor, collector.waiting, collector.phase = saved.floor, saved.waiting, saved.phase
     if collector.phase != IDLE:
         collector.ready, collector.ready_before = saved.ready, saved.ready_before

@@ -14,7 +14,7 @@ from replay.jit.arrays import copied
 from replay.objects.handlers import COLD, DEAD, HAS_RESULT, IN_CELL, JUMPS_BACK, NAME
 from replay.objects.instructions import Code, Do
 
-BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE)
+BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE, Do.SEND)
 ENDS = (Do.JUMP, Do.RETURN, Do.END_GENERATOR, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 """Instructions that do not continue with the next one."""
 _IN_3_12 = {
@@ -25,6 +25,7 @@ _IN_3_12 = {
     Do.MAKE_ARGUMENTS: 0, Do.CALL_INIT: 0, Do.END_INIT: 0, Do.START: 3, Do.ACQUIRE: 2, Do.RELEASE: 2, Do.PUT: 3,
     Do.TAKE: 2, Do.SLEEP: 3, Do.LOCK: 2, Do.QUEUE: 2, Do.FILL_QUEUE: 0,
     Do.GENERATOR_FRAME: 0, Do.GENERATOR: 2, Do.YIELD: 3, Do.NEXT_OF: 2, Do.CLOSE: 3,
+    Do.PACK_ARGUMENTS: 0, Do.WEAKREF: 2, Do.REFERENT: 2,
 }  # fmt: skip
 """Number of CPython 3.12's instructions for one, if not 1."""
 _LONGEST_COPY = 4
@@ -69,7 +70,7 @@ def _walk(instructions: Instructions, waiting: set[int], reached: set[int]) -> N
             continue
         reached.add(at)
         do, _, other, *_ = instructions[at]
-        if do in (Do.JUMP, Do.SEND) or do in BRANCHES:
+        if do == Do.JUMP or do in BRANCHES:
             waiting.add(other)
         if do not in ENDS:
             waiting.add(at + 1)

@@ -18,7 +18,7 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
-from replay.objects.exceptions import exception_bytes
+from replay.objects.exceptions import exception_bytes, handled_exception
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
 from replay.objects.functions import CELL_BYTES, METHOD_BYTES, class_of, method_of
 from replay.objects.generators import generator_bytes
@@ -34,6 +34,7 @@ from replay.objects.heap import (
     MEM,
     METHOD,
     OPEN,
+    STOP_ITERATION,
     TUPLE,
     TUPLE_ITERATOR,
     has_kept,
@@ -49,6 +50,7 @@ from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
     DICT_OF_CONSTANTS,
+    END_GENERATOR,
     FILL_QUEUE,
     ITERATE,
     LIST_OF_CONSTANTS,
@@ -74,6 +76,7 @@ from replay.objects.machine import (
     RAISE_AGAIN,
     RAISE_CLASS,
     RETURN,
+    SEND,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
     START,
@@ -145,11 +148,21 @@ def _container_bytes(machine, op, argument):
         return np.int64(STEPS_BYTES)
     if op == MAKE_WEAKREF:
         return weak_reference_bytes(machine, argument)
+    if op == END_GENERATOR:
+        return _stop_bytes(machine)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
         return _exception_bytes(machine, op, argument)
     return _frame_bytes(machine, op, argument)
+
+
+@leaf
+def _stop_bytes(machine):
+    """Returns the size of the StopIteration with which a generator ends, 0 if there is none: see `_end_generator`."""
+    caller = machine.instructions[machine.frames[machine.state[0].depth - 1].at - 1]
+    is_wrapped = machine.heap.rules[0].wraps_results and caller.op == SEND and handled_exception(machine) > 0
+    return exception_bytes(machine.heap, STOP_ITERATION) if is_wrapped else np.int64(0)
 
 
 @leaf

@@ -8,10 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.analysis import frames, metrics
+from replay.analysis.forks import ForkedMemory
 from replay.analysis.live import Live
 from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
 from replay.reports.fitting import without_columns
+from replay.reports.forks import TITLE as FORKS_TITLE
+from replay.reports.forks import forks_table
 from replay.reports.live import SHOWN, live_table
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
@@ -36,9 +39,11 @@ def print_report(
     *,
     settings: Sequence[str] = (),
     live: Live | None = None,
+    forks: Sequence[ForkedMemory] = (),
     full: bool = False,
 ) -> None:
-    """Prints the overview, who is live at the peak, the times of threads, and the claims; with `full`, also all tables.
+    """Prints the overview, who is live at the peak, the memory of forked children, the times of threads, and the
+    claims; with `full`, also all tables.
 
     `settings`: the changed settings of the stack.
     """
@@ -49,6 +54,8 @@ def print_report(
     if live and live.by_site:
         title = "Live at the peak of resident memory, by call site"
         console.print(section(title, live_table(live.by_site, live.bytes, SHOWN)), width=width)
+    if forks:
+        console.print(section(FORKS_TITLE, forks_table(forks)), width=width)
     if times := result.metadata.thread_times:
         console.print(section(TITLE, thread_table(times)), width=width)
     for table in _tables(console, result, summary, arenas) if full else ():

@@ -13,11 +13,14 @@ here.
 from pathlib import Path
 from typing import cast
 
-from replay.sources._logs.lines import COMPRESSION_SUFFIXES, HEAD_BYTES
+from replay.sources._logs.lines import COMPRESSION_SUFFIXES, HEAD_BYTES, compression_of
 from replay.sources._registry import Format, bundled_names, find_format, format_names, usable_formats
 from replay.support.errors import ReplayError, TraceError
 from replay.support.names import nearest
 from replay.trace import Trace
+
+_NEVER_COMPRESSED = ("memray", "parquet", "yaml")
+"""Formats whose files are read as they are; all others are text, which is decompressed."""
 
 __all__ = ["Format", "bundled_names", "find_format", "format_names", "locate", "open_source"]
 
@@ -86,9 +89,13 @@ def _find_format(path: Path, head: bytes) -> str:
     if path.suffix == ".py":
         raise TraceError("is a program, not a trace; record it: replay record -o trace.parquet PROGRAM", path=path)
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSION_SUFFIXES else path
+    compression = compression_of(head)
     for name, known in formats.items():
-        if plain.suffix.lower() in known.SUFFIXES:
+        if plain.suffix.lower() in known.SUFFIXES and not (compression and name in _NEVER_COMPRESSED):
             return name
+    if compression:
+        message = f"is compressed with {compression}, and its content is no log that replay can read compressed"
+        raise TraceError("; ".join([f"{message}; decompress it first", *refusals]), path=path)
     suffixes = ", ".join(f"{name} ({' '.join(known.SUFFIXES)})" for name, known in sorted(formats.items()))
     message = f"has no format that replay can read; formats: {suffixes}; `replay import --format` selects one"
     compressed = "text can be compressed with gzip, zstd, xz or bzip2"
@@ -109,6 +116,8 @@ def locate(path_or_name: str | Path) -> Path:
     if path.exists():
         return path
     name, names = str(path_or_name), [*workload_names(), *object_program_names(), *recorded_names()]
+    if path.is_symlink():
+        raise TraceError("is a symbolic link to itself or to a file that does not exist", path=name)
     if name not in names:
         message = f"the file does not exist, and no bundled workload has this name; {nearest(name, names)}"
         raise TraceError(message, path=name)

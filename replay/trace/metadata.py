@@ -34,6 +34,9 @@ TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
 TEARDOWN_MARK = "interpreter teardown"
 """A mark of this name is the end of the program itself; CPython's finalisation follows."""
+FORK_MARK = "fork "
+"""Prefix of the mark before each fork of a program recorded with `--follow-fork`: "fork 2" is its second fork. The
+recording of the child begins with the same mark; its own forks are "fork 2.1" and so on."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,10 @@ class Collector:
     """In the oldest generation."""
     full_collections: int
     """Since the interpreter started."""
+    frozen_objects: int = 0
+    """By `gc.freeze`."""
+    pages: int = 0
+    """Pages of 4 KiB with the headers of tracked objects that are not frozen."""
 
     @property
     def is_automatic(self) -> bool:

@@ -46,14 +46,15 @@ class Piece(NamedTuple):
     """The number of the first line, from 1."""
 
 
-def _compression(head: bytes) -> str | None:
+def compression_of(head: bytes) -> str | None:
+    """Returns the compression of a file that begins with these bytes; None if it is not compressed."""
     return next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 @lru_cache(maxsize=1)
 def plain_head(head: bytes) -> bytes:
     """Returns the beginning of the text in a file that begins with `head`; empty if it cannot be decompressed."""
-    compression = _compression(head)
+    compression = compression_of(head)
     if compression is None:
         return head[:_PLAIN_HEAD_BYTES]
     text = b""
@@ -110,7 +111,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
 def open_text(path: Path) -> Iterator[IO[bytes]]:
     """Yields a stream of the text of a file, plain or compressed."""
     with path.open("rb") as file:
-        compression = _compression(file.read(_MAGIC_BYTES))
+        compression = compression_of(file.read(_MAGIC_BYTES))
     if compression is None:
         with path.open("rb") as file:
             yield file
