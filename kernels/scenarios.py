@@ -11,7 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 STACKS = (
-    "cpython-3.12", "cpython-2.7", "cpython-3.12-malloc", "cpython-3.12-musl", "cpython-3.12-musl-malloc", "ideal", "bump",
+    "cpython-3.12", "cpython-2.7", "cpython-3.12-malloc", "cpython-3.12-musl", "cpython-3.12-musl-malloc", "ideal",
+    "bump",
 )  # fmt: skip
 LOGS = {
     "log.csv": b"time_ns,op,block,size\n0,malloc,1,16\n5,realloc,1,50\n9,free,1,0\n",
