@@ -34,7 +34,7 @@ from replay.support.bundled_files import recorded_names, workload_names
 from replay.trace import Domain, Events, MemoryTrace, Op, Trace, joined
 from replay.verification.compare import PLACE
 from replay.verification.harness import run_trace
-from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs
+from replay.verification.libc_oracles import LibcOracle, run_libc, survey_libcs, survey_musls
 from replay.verification.libc_shapes import SHAPES as LIBC_SHAPES
 from replay.verification.libc_shapes import build_shape as build_libc_shape
 from replay.verification.oracles import find_oracles
@@ -104,7 +104,19 @@ def glibc_oracle(version: str) -> LibcOracle:
 
 def glibc(events: int, version: str) -> None:
     oracle = glibc_oracle(version)
-    config = load_config(f"cpython-3.12-malloc-{oracle.name}")
+    compare_libc(oracle, f"cpython-3.12-malloc-{oracle.name}", events)
+
+
+def musl(events: int, version: str) -> None:
+    oracles = survey_musls()[0]
+    if not oracles:
+        sys.exit("no real musl is available; see `replay verify --libc --list`")
+    named = [oracle for oracle in oracles if oracle.version == version]
+    compare_libc((named or oracles[-1:])[0], "cpython-3.12-musl-malloc", events)
+
+
+def compare_libc(oracle: LibcOracle, preset: str, events: int) -> None:
+    config = load_config(preset, [f"{oracle.model}.version={oracle.version}"])
     print(f"{oracle.name}, ns an event: real malloc in C, model with 1,000 samples, model / real")
     times = []
     for name in LIBC_SHAPES:
@@ -283,6 +295,7 @@ def start(events: int, version: str) -> None:
 FIGURES = {
     "pymalloc": pymalloc,
     "glibc": glibc,
+    "musl": musl,
     "live": live,
     "sampling": sampling,
     "workload": workload,

@@ -106,8 +106,10 @@ def comparable(output: str, block: Block) -> str:
     return output
 
 
-def run_page(text: str, folder: Path) -> Iterator[tuple[Block, Command, subprocess.CompletedProcess[str]]]:
-    """Runs a page's commands in an empty folder, and yields each with what came of it."""
+def run_page(
+    text: str, folder: Path, programs: Path = Path(sys.executable).parent
+) -> Iterator[tuple[Block, Command, subprocess.CompletedProcess[str]]]:
+    """Runs a page's commands in an empty folder, and yields each with what came of it. `programs` has `replay`."""
     for block in blocks(text):
         if block.file and not block.reason_not_to_run:
             path = folder / block.file
@@ -115,22 +117,23 @@ def run_page(text: str, folder: Path) -> Iterator[tuple[Block, Command, subproce
             path.write_text(block.body, encoding="utf-8")
         if block.is_run:
             for command in commands(block):
-                yield block, command, _run(block, command, folder)
+                yield block, command, _run(block, command, folder, programs)
 
 
-def _run(block: Block, command: Command, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(block: Block, command: Command, folder: Path, programs: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c"] if block.language == "python" else ["bash", "-c"]
     return subprocess.run(
-        [*words, command.text], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True,
+        [*words, command.text], cwd=folder, env=_environment(programs), stdin=subprocess.DEVNULL, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
+def _environment(programs: Path) -> dict[str, str]:
     """That of a user at a terminal: replay in the path, and no trace of pytest or a CI service."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not re.match(r"CI$|COLUMNS$|GITHUB_|GITLAB_|PYTEST_|MALLOC_|GLIBC_|PYTHON(?!PATH)", name)
     }
-    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**kept, "PATH": path}

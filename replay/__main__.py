@@ -69,6 +69,7 @@ COMMANDS = {
         "schema:schema",
         "Print the JSON Schema of a workload, a configuration, a sweep or an object program.",
     ),
+    "doctor": ("doctor:doctor", "Check whether replay works on this machine, and say how to get what is missing."),
 }
 """By command: module and function (or Typer app), and the first line of the help."""
 ERROR, BUG = 2, 3

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 from click import testing
+from command_server import CommandServer
 from histories import seeded
 from hypothesis import settings
-from record_server import RecordServer
 from typer.testing import CliRunner
 
 import replay as replay_package
 from replay.__main__ import app, main
+from replay.simulation.walk import Walk
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError, TraceError
@@ -39,6 +40,18 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The time of an example depends on the load of the machine.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--check-invariants",
+        action="store_true",
+        help="check the invariants of all models in every simulation in the tests' process, as `replay run --check`",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Walk.checks = config.getoption("--check-invariants")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -123,9 +136,9 @@ def run_python(
 
 
 @cache
-def server() -> RecordServer:
+def server() -> CommandServer:
     """Returns the server of this process; starts it at the first call."""
-    started = RecordServer()
+    started = CommandServer()
     atexit.register(started.close)
     return started
 
@@ -138,8 +151,8 @@ def record(
     check: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """Runs `replay record`."""
-    words = [str(argument) for argument in arguments]
-    done = server().record(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
+    words = ["record", *map(str, arguments)]
+    done = server().run(words, cwd or Path.cwd(), os.environ if env is None else env, stdin)
     assert not check or done.returncode == 0, done.stderr
     return done
 

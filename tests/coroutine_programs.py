@@ -3,7 +3,7 @@
 from typing import Any
 
 from generator_programs import GeneratorAuthor
-from object_programs import object_program
+from object_programs import kept, object_program
 
 from replay.objects import ObjectProgram
 
@@ -11,14 +11,16 @@ DONE = 0
 """What `next` returns at the end of a coroutine in these programs; pauses yield other numbers."""
 
 
+@kept
 def random_delegation_program(seed: int) -> ObjectProgram:
     """Returns a random program with `yield from`."""
     return object_program(_DelegatingAuthor(seed).document())
 
 
+@kept
 def random_coroutine_program(seed: int) -> ObjectProgram:
     """Returns a random program with coroutines."""
-    return object_program(_CoroutineAuthor(seed).document())
+    return object_program(CoroutineAuthor(seed).document())
 
 
 class _DelegatingAuthor(GeneratorAuthor):
@@ -37,7 +39,7 @@ class _DelegatingAuthor(GeneratorAuthor):
         return super()._suspend(names, generators)
 
 
-class _CoroutineAuthor(_DelegatingAuthor):
+class CoroutineAuthor(_DelegatingAuthor):
     """Writes programs that start coroutines, resume them in turn, and close or drop some before their end.
 
     Generator functions of the program can be awaited. Each coroutine is suspended at least once, and has ended as soon

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from object_programs import Names, RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, kept, object_program
 
 from replay.objects import ObjectProgram
 from replay.objects.language import EXCEPTIONS
 
+_CLASSES = [name for name in EXCEPTIONS if name not in ("GeneratorExit", "StopIteration")]
 
+
+@kept
 def raising_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(raising_document(seed))
@@ -18,6 +21,7 @@ def raising_document(seed: int) -> dict[str, Any]:
     return RaisingAuthor(seed).document()
 
 
+@kept
 def calling_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed that also has inner functions, methods and constructors."""
     return object_program(calling_document(seed))
@@ -37,7 +41,7 @@ class RaisingAuthor(RandomAuthor):
         super().__init__(seed)
         self._own: list[str] = []
         for index in range(self._random.choice([0, 1, 1, 2, 3])):
-            base = self._random.choice([*self._own, *EXCEPTIONS] if index else [*EXCEPTIONS])
+            base = self._random.choice([*self._own, *_CLASSES] if index else _CLASSES)
             self._classes[f"E{index}"] = {"base": base}
             self._own.append(f"E{index}")
         self._functions = self._parameters
@@ -72,7 +76,7 @@ class RaisingAuthor(RandomAuthor):
             return {"raise": known, **cause}
         if chance < 0.4 and self._handles:
             return {"raise": None}
-        name = self._random.choice([*EXCEPTIONS, *2 * [own for own in self._own if own in self._ready]])
+        name = self._random.choice([*_CLASSES, *2 * [own for own in self._own if own in self._ready]])
         if chance < 0.5 and name not in self._inits:
             return {"raise": name, **cause}
         return {"raise": name, "with": self._arguments(names, name), **cause}
@@ -127,7 +131,7 @@ class RaisingAuthor(RandomAuthor):
     def _classes_to_catch(self, is_partial: bool) -> Any:
         if not is_partial and self._random.random() < 0.5:
             return "Exception"
-        found = self._random.sample([*EXCEPTIONS, *self._own], self._random.randint(1, 3))
+        found = self._random.sample([*_CLASSES, *self._own], self._random.randint(1, 3))
         if not is_partial:
             found = list(dict.fromkeys([*found, "Exception"]))
         return found if len(found) > 1 or self._random.random() < 0.5 else found[0]

@@ -3,21 +3,24 @@
 import random
 from typing import Any
 
-from object_programs import Names, RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, kept, object_program
 
 from replay.objects import ObjectProgram
 
 
+@kept
 def random_generator_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(GeneratorAuthor(seed).document())
 
 
+@kept
 def random_pipeline_program(seed: int) -> ObjectProgram:
     """Returns a random program with all kinds of statements, some in generator functions."""
     return object_program(_PipelineAuthor(seed).document())
 
 
+@kept
 def random_calling_program(seed: int) -> ObjectProgram:
     """Returns a random program with all kinds of statements, some in generator functions, others in methods."""
     return object_program(_CallingAuthor(seed).document())

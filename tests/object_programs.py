@@ -1,6 +1,7 @@
 """Random object programs without mistakes: names are bound before they are used, indexes are below lengths."""
 
 import random
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from object_callables import APPLY, Callables
 
 from replay.objects import ObjectProgram
 from replay.objects.code import compile_program
-from replay.objects.heap import IMMORTAL, Kind
+from replay.objects.heap import IMMORTAL
+from replay.objects.kinds import Kind
 from replay.objects.language import Program
 from replay.trace import Domain, Op
 from replay.verification.objects import simulate
@@ -33,6 +35,11 @@ def object_program(document: dict[str, Any]) -> ObjectProgram:
     return ObjectProgram("program", program, code, lambda place, what: f"{'.'.join(map(str, place))}: {what}")
 
 
+kept = lru_cache(maxsize=64)
+"""Decorator: keeps the programs of some seeds, because tests run each in many interpreters."""
+
+
+@kept
 def random_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(random_document(seed))

@@ -11,6 +11,7 @@ from replay.objects.rules import RELEASES
 from replay.objects.running import new_machine
 from replay.trace import Domain, Op
 from replay.verification.objects import simulate
+from replay.verification.visits import model_visits
 
 MALLOC, CALLOC, FREE = Op.MALLOC, Op.CALLOC, Op.FREE
 MEM, OBJ = Domain.MEM, Domain.OBJ
@@ -112,3 +113,22 @@ def test_from_3_14_on_a_tuple_of_an_untracked_tuple_is_tracked_and_a_tuple_of_nu
     fill = {"append": "t", "to": "xs"}, {"append": "xs", "to": "xs"}, {"drop": ["xs", "t"]}
     _, last = simulate(object_program({"main": [*cycle, *fill, {"collect": 0}]}), release)
     assert last.generations["collected"][0] == collected
+
+
+def test_a_collection_visits_the_tracked_objects_of_its_generation_and_younger_ones():
+    lists = {"bind": {"xs": {"list": ["n"]}, "ys": {"list": []}}}
+    more = {"bind": {"t": {"tuple": ["n"]}, "zs": {"list": []}}}
+    statements = [{"bind": {"n": 5}}, lists, {"collect": 0}, more, {"collect": 0}, {"collect": 1}, {"collect": 2}]
+    for release, of_tuple in ((3, 13), 1), ((3, 14), 0):  # 3.13 untracks the tuple in the collection
+        visits, _ = model_visits(object_program({"main": statements}), release)
+        assert visits == [(0, 2), (0, 1 + of_tuple), (1, 3), (2, 3)]
+
+
+def test_frozen_objects_are_visited_no_more():
+    nodes = {"repeat": 10, "as": "i", "do": [{"append": {"new": "Node"}, "to": "xs"}]}
+    main = [{"bind": {"xs": {"list": []}}}, nodes, {"collect": 0}, {"collector": "freeze"}, nodes, {"collect": 2}]
+    for release in RELEASES:
+        assert [each for _, each in model_visits(object_program({"classes": NODE, "main": main}), release)[0]] == [
+            11,
+            10,
+        ]

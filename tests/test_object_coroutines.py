@@ -326,27 +326,32 @@ def test_long_chains_of_coroutines_end_as_in_real_interpreters(version):
     assert verify_objects(object_program(document), INTERPRETERS[version]).difference == ""
 
 
+def coroutine_programs(seeds: int):
+    return [write(seed) for write in (random_coroutine_program, random_delegation_program) for seed in range(seeds)]
+
+
 @system
 def test_stack_sizes_are_those_of_the_compiler(version, tmp_path):
     release = version_of(INTERPRETERS[version])[:2]
-    for seed in range(8):
-        for program in (random_coroutine_program(seed).program, random_delegation_program(seed).program):
-            functions = program.functions.values()
-            are_generators = [*(each.coroutine or has_yield(each.do) for each in functions), False]
-            bodies = zip(bodies_of(program), are_generators, strict=True)
-            expected = [stack_size(body, release, is_generator) for body, is_generator in bodies]
-            assert asked(version, program, "f.__code__.co_stacksize", tmp_path) == expected, f"seed {seed}"
+    programs = [program.program for program in coroutine_programs(8)]
+    sizes_of = asked(version, programs, "f.__code__.co_stacksize", tmp_path)
+    for number, (program, found) in enumerate(zip(programs, sizes_of, strict=True)):
+        functions = program.functions.values()
+        are_generators = [*(each.coroutine or has_yield(each.do) for each in functions), False]
+        bodies = zip(bodies_of(program), are_generators, strict=True)
+        expected = [stack_size(body, release, is_generator) for body, is_generator in bodies]
+        assert found == expected, f"program {number}"
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("version", [version for version in INTERPRETERS if version.startswith(("3.12.", "3.13."))])
 def test_places_that_exceptions_leave_are_those_of_the_compiler(version, tmp_path):
     places = "[i.offset // 2 for i in dis.get_instructions(f) if i.opname == 'CLEANUP_THROW']"
-    for seed in range(10):
-        for program in (random_coroutine_program(seed), random_delegation_program(seed)):
-            bounds = send_places(program.code, version_of(INTERPRETERS[version]))
-            found = asked(version, program.program, places, tmp_path)
-            for (first, end), in_function in zip(function_bounds(program.code), found, strict=True):
-                expected = [bound for at, bound in bounds.items() if first <= at < end]
-                for place, (least, largest) in zip(in_function, expected, strict=True):
-                    assert least <= place <= largest, f"seed {seed}"
+    programs = coroutine_programs(10)
+    places_of = asked(version, [program.program for program in programs], places, tmp_path)
+    for number, (program, found) in enumerate(zip(programs, places_of, strict=True)):
+        bounds = send_places(program.code, version_of(INTERPRETERS[version]))
+        for (first, end), in_function in zip(function_bounds(program.code), found, strict=True):
+            expected = [bound for at, bound in bounds.items() if first <= at < end]
+            for place, (least, largest) in zip(in_function, expected, strict=True):
+                assert least <= place <= largest, f"program {number}"

@@ -12,7 +12,7 @@ from object_programs import NODE, dying_containers, events, object_program, rand
 from replay.jit.arrays import DONE
 from replay.objects import load_objects
 from replay.objects.code import compile_program
-from replay.objects.heap import KINDS, Kind
+from replay.objects.kinds import KINDS, Kind
 from replay.objects.language import Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import FRAMES_KEPT
@@ -25,6 +25,7 @@ from replay.support.errors import WorkloadError
 from replay.trace import Domain, Op
 from replay.verification.object_oracles import find_object_oracles
 from replay.verification.objects import verify_objects
+from replay.verification.visits import compared_visits
 
 INTERPRETERS = find_object_oracles()
 MALLOC, CALLOC, REALLOC, FREE = Op.MALLOC, Op.CALLOC, Op.REALLOC, Op.FREE
@@ -490,7 +491,6 @@ def test_names_that_mean_something_else_in_python_are_refused(name):
     [
         ({"sleep": "1ms"}, "threads"),
         ({"bind": {"x": {"lock": []}}}, "threads"),
-        ({"try": [{"raise": "ValueError"}], "except": "ValueError", "handle": [{"bind": {"x": 1}}]}, "exceptions"),
     ],
 )
 def test_features_that_cannot_be_combined_are_refused_by_name(statement, feature):
@@ -608,10 +608,30 @@ def test_random_programs_request_the_memory_that_real_interpreters_request(versi
 @system
 @with_interpreters
 @each_interpreter
+def test_functions_can_have_the_names_that_the_comparison_with_real_interpreters_uses(version):
+    names = "start", "stop", "join", "choices"
+    functions = {name: {"do": [{"return": {"letters": 20 + index}}]} for index, name in enumerate(names)}
+    main = [{"bind": {"x": {"call": name}}} for name in names]
+    program = object_program({"functions": functions, "main": main})
+    assert verify_objects(program, INTERPRETERS[version]).difference == ""
+
+
+@system
+@with_interpreters
+@each_interpreter
 def test_containers_that_die_in_an_instruction_request_the_memory_that_real_interpreters_request(version):
     for times in (1, 20):  # in unspecialised and in specialised instructions
         for form, program in dying_containers(times).items():
             assert verify_objects(program, INTERPRETERS[version]).difference == "", form
+
+
+@system
+@with_interpreters
+@each_interpreter
+def test_collections_visit_the_objects_that_those_of_real_interpreters_visit(version):
+    for program in [load_objects(find_workload("cyclic-graph")), *map(random_program, range(10))]:
+        model, real = compared_visits(program, INTERPRETERS[version])
+        assert model == real
 
 
 @system

@@ -370,7 +370,7 @@ def test_a_disk_without_any_room_is_reported_and_the_program_is_not_run(program,
 def test_without_a_steady_counter_the_time_is_the_kernels(tmp_path):
     """Without a usable counter of the processor, hooks use the kernel's clock, and the writer reads nanoseconds."""
     code = (
-        "import sys, replay.recorder.hooks as hooks\n"
+        "import sys, replay.recorder.hook_kinds as hooks\n"
         "hooks.has_steady_counter = lambda: False\n"
         "from replay.__main__ import main\n"
         "sys.argv = ['replay', 'record', '-c', sys.argv[1]]\n"
@@ -428,7 +428,11 @@ print(*children)
     assert printed.splitlines()[-2:] == [f"forked children: {', '.join(children)}", "next: replay run all.parquet"]
     paths = [tmp_path / "all.parquet", *(tmp_path / f"all.{child}.parquet" for child in out.split())]
     phases = [replay.open_source(path).metadata.phases for path in paths]
-    assert phases == [("parent", TEARDOWN_MARK), ("child 0",), ("child 1",)]
+    assert phases == [
+        ("fork 1", "fork 2", "parent", TEARDOWN_MARK),
+        ("fork 1", "child 0"),
+        ("fork 2", "child 1"),
+    ]
     for path in paths:
         assert sum(batch.rows for batch in replay.open_source(path).batches()) > 0
 

@@ -6,16 +6,18 @@ At any moment at most one thread waits for the GIL: threads take turns, by locks
 from typing import Any
 
 from exception_programs import CallingAuthor, RaisingAuthor
-from object_programs import Names, RandomAuthor, object_program
+from object_programs import Names, RandomAuthor, kept, object_program
 
 from replay.objects import ObjectProgram
 
 
+@kept
 def random_thread_program(seed: int) -> ObjectProgram:
     """Returns the random program with threads of a seed."""
     return object_program(ThreadAuthor(seed).document())
 
 
+@kept
 def raising_thread_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed whose threads raise exceptions, too."""
     return object_program(raising_thread_document(seed))

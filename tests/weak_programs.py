@@ -1,20 +1,31 @@
-"""Random object programs with weak references, callbacks, finalizers that resurrect, and frequent collections."""
+"""Random object programs with weak references, callbacks, finalizers that resurrect, and frequent collections.
+
+Some have generators and exceptions too.
+"""
 
 import random
 from typing import Any
 
-from object_programs import object_program
+from object_programs import kept, object_program
 
 from replay.objects import ObjectProgram
 
 REFERABLE = ("K", "S", "D", "E")
 PLAIN = ("K", "S", "T")
 """Classes without parameters."""
+_PARAMETERS = ["kept", "refs", "w", "m", "g"]
+"""Variables of `main` that generator functions get."""
 
 
+@kept
 def random_weak_program(seed: int) -> ObjectProgram:
     """Returns the random program of a seed."""
     return object_program(_Author(seed).document())
+
+
+def random_weak_generator_program(seed: int) -> ObjectProgram:
+    """Returns the random program of a seed that also has generators and exceptions."""
+    return object_program(_RaisingAuthor(seed).document())
 
 
 class _Author:
@@ -148,3 +159,56 @@ class _Author:
             inner = self._block([each for each in objects if each in referable], lists, 3, depth + 1)
             return [{"choose": self._random.random(), "do": inner}]
         return []
+
+
+class _RaisingAuthor(_Author):
+    """Writes exceptions that keep objects alive, and generators that are suspended in `try`. No exception leaves a
+    finalizer, a callback or `main`."""
+
+    def document(self) -> dict[str, Any]:
+        document = super().document()
+        own = {"kept": "kept", "refs": "refs"}
+        for name in ("walk", "step"):
+            first, second = self._block([], own, 3, 1), self._block([], own, 2, 1)
+            wrapped = self._try([*first, {"yield": 1}, self._raise("kept", 0.2), {"yield": {"letters": 9}}], own)
+            body = [{"bind": {"x": self._new(own)}}, wrapped, {"yield": "x"}, *second]
+            document["functions"][name] = {"parameters": _PARAMETERS, "do": body}
+        return document
+
+    def _raise(self, value: Any, probability: float) -> Any:
+        return {
+            "choose": probability,
+            "do": [{"raise": self._random.choice(["ValueError", "KeyError"]), "with": [value]}],
+        }
+
+    def _try(self, body: list[Any], lists: dict[str, str]) -> Any:
+        """Returns a `try` whose `finally` or handler runs code."""
+        choose = self._random.choice
+        form: dict[str, Any] = {"try": body}
+        if choose([0, 1]):
+            form |= {"finally": self._block([], lists, 2, 1)}
+        if len(form) == 1 or choose([0, 1]):
+            keep = [{"append": "e", "to": lists["kept"]}] if choose([0, 1]) and lists else []
+            form |= {"except": choose(["ValueError", "Exception"]), "as": "e"}
+            form |= {"handle": [*keep, *self._block([], lists, 2, 1)]}
+        return form
+
+    def _statement(
+        self, objects: list[str], references: list[str], referable: list[str], lists: dict[str, str], depth: int
+    ) -> list[Any]:
+        chance, choose = self._random.random(), self._random.choice
+        if chance < 0.15 and depth < 2:
+            body = [*self._block(list(objects), lists, 2, depth + 1), self._raise(choose([*objects, 1000]), 0.7)]
+            form = {**self._try(body, lists), "except": "Exception", "as": "e"}
+            return [{**form, "handle": [{"bind": {"z": "e"}}]}]
+        if 0.15 < chance < 0.35 and depth == 0 and not self._is_in_code:
+            name, place = self._new_name(), f"{choose(objects)}.p" if objects else None
+            found: list[Any] = [{"bind": {name: {"call": choose(["walk", "step"]), "with": _PARAMETERS}}}]
+            use: list[Any] = [{"next": name, "default": 0}] * choose([0, 1, 1, 2])
+            if use:
+                found.append({"try": use, "except": "Exception", "as": "e", "handle": [{"bind": {"z": 0}}]})
+            if place and choose([0, 1]):
+                found.append({"set": {place: name}})
+            end = choose([{"close": name}, {"drop": [name]}, {"append": name, "to": lists["kept"]}, None])
+            return [*found, *([end] if end else [])]
+        return super()._statement(objects, references, referable, lists, depth)

@@ -24,13 +24,14 @@ def timeline(result: RunResult) -> pl.DataFrame:
 
 
 def collections(result: RunResult) -> pl.DataFrame:
-    """Returns a row for each garbage collection: when it started, its generation, how long it took, what it found and
-    freed. Generation and found objects are null where the trace does not have them."""
+    """Returns a row for each garbage collection: when it started, its generation, how long it took, what it visited,
+    found and freed. Generation, visited and found objects are null where they are unknown."""
     looks = result.collections
+    numbers = np.cumsum(looks["op"] == Op.GC_START) - 1
     starts = np.flatnonzero(looks["op"] == Op.GC_START)
     starts = starts[np.append(looks["op"], 0)[starts + 1] == Op.GC_END]
     before, after = looks[starts], looks[starts + 1]
-    origin = result.metadata.origin
+    origin, visits = result.metadata.origin, result.metadata.visits
     is_known = bool(result.metadata.types) or not origin.cpython_version
     frame = pl.DataFrame(
         {
@@ -38,6 +39,9 @@ def collections(result: RunResult) -> pl.DataFrame:
             "thread": before["thread"],
             "generation": before["value"],
             "duration_ns": after["time_ns"] - before["time_ns"],
+            "visited_objects": pl.Series(
+                np.array(visits)[numbers[starts]] if visits else [None] * len(starts), dtype=pl.Int64
+            ),
             "found_objects": after["value"],
             "freed_blocks": after["frees"] - before["frees"],
             "freed_bytes": before["requested_bytes"] - after["requested_bytes"],
@@ -45,6 +49,22 @@ def collections(result: RunResult) -> pl.DataFrame:
     )
     known = pl.col("generation", "found_objects")
     return frame if is_known else frame.with_columns(pl.when(False).then(known).name.keep())
+
+
+def visits_label(result: RunResult) -> str | None:
+    """Returns whether the visited objects of collections are exact or an estimate; None if they are unknown."""
+    if not result.metadata.visits:
+        return None
+    return "estimate" if result.metadata.types else "exact"
+
+
+def collections_by_generation(result: RunResult) -> pl.DataFrame:
+    """Returns the number of collections of each generation, and the sums of their columns."""
+    sums = ("duration_ns", "visited_objects", "found_objects", "freed_blocks", "freed_bytes")
+    grouped = collections(result).group_by("generation")
+    found = grouped.agg(pl.len().cast(pl.Int64).alias("collections"), pl.sum(*sums))
+    known = pl.col("visited_objects").is_not_null() if result.metadata.visits else pl.lit(False)
+    return found.with_columns(pl.when(known).then("visited_objects").alias("visited_objects")).sort("generation")
 
 
 def _sample_fields(result: RunResult) -> list[str]:

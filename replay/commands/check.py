@@ -1,8 +1,5 @@
 """`replay check`: measures cases and compares them with a baseline; the exit code says whether they pass."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from replay.commands import gate_options as options
@@ -21,39 +18,17 @@ def check(
     seed: Seed = None,
     suite: options.SuiteFile = None,
     baseline: options.BaselineFile = None,
-    tolerances: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-t", "--tolerance", metavar="RULE", help="Rule such as resident_bytes_peak:2% or blowup<=1.4. Repeatable."
-        ),
-    ] = None,
+    tolerances: options.Tolerances = None,
     record: options.Record = False,
     recordings: options.Recordings = 3,
     name: options.Name = None,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="TRACE", help="Trace to compare with, instead of a baseline; the report names causes."),
-    ] = None,
-    allow_changed_trace: Annotated[
-        bool, typer.Option("--allow-changed-trace", help="Compare even if a trace differs from the baseline's.")
-    ] = False,
-    update: Annotated[bool, typer.Option("--update", help="Replace the baseline with the current results.")] = False,
-    ratchet: Annotated[
-        bool, typer.Option("--ratchet", help="If all cases pass, store improved results in the baseline.")
-    ] = False,
-    reports: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--report",
-            metavar="FORMAT[=FILE]",
-            help="Format of the report: text, markdown, github, gitlab, junit or benchmark. Default: text; in "
-            "CI on GitHub or GitLab, that service's format too. Repeatable.",
-        ),
-    ] = None,
-    history: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Parquet file for `replay history`; each case adds a row.")
-    ] = None,
-    no_why: Annotated[bool, typer.Option("--no-why", help="Skip the search for causes of a failure.")] = False,
+    against: options.Against = None,
+    allow_changed_trace: options.AllowChangedTrace = False,
+    update: options.Update = False,
+    ratchet: options.Ratchet = False,
+    reports: options.Reports = None,
+    history: options.History = None,
+    no_why: options.NoWhy = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure again, compare with the baseline, and fail if memory use got worse.

@@ -40,6 +40,35 @@ Name = Annotated[
     str | None, typer.Option("--name", help="With --record: name of the case. Default: the script's name.")
 ]
 
+Tolerances = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t", "--tolerance", metavar="RULE", help="Rule such as resident_bytes_peak:2% or blowup<=1.4. Repeatable."
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(metavar="TRACE", help="Trace to compare with, instead of a baseline; the report names causes."),
+]
+AllowChangedTrace = Annotated[
+    bool, typer.Option("--allow-changed-trace", help="Compare even if a trace differs from the baseline's.")
+]
+Update = Annotated[bool, typer.Option("--update", help="Replace the baseline with the current results.")]
+Ratchet = Annotated[bool, typer.Option("--ratchet", help="If all cases pass, store improved results in the baseline.")]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report",
+        metavar="FORMAT[=FILE]",
+        help="Format of the report: text, markdown, github, gitlab, junit or benchmark. Default: text; in "
+        "CI on GitHub or GitLab, that service's format too. Repeatable.",
+    ),
+]
+History = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Parquet file for `replay history`; each case adds a row.")
+]
+NoWhy = Annotated[bool, typer.Option("--no-why", help="Skip the search for causes of a failure.")]
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -4,10 +4,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from replay.commands import record_options as options
 from replay.commands.compilation import report_compilation
 from replay.support.errors import OutputError, ReplayError
 from replay.support.names import printable, say
@@ -21,48 +20,17 @@ SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 def record(
-    program: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-m MODULE | -c CODE | SCRIPT] [ARGS]…",
-            help="Program to record, written as after `python`.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Parquet file to write.")] = Path(
-        "trace.parquet"
-    ),
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Fill the free pools of pymalloc first, which makes addresses predictable.")
-    ] = False,
-    addresses: Annotated[
-        bool,
-        typer.Option("--addresses/--no-addresses", help="Record the address of every block, which takes more space."),
-    ] = True,
-    sites: Annotated[
-        bool, typer.Option("--sites", help="Record the call site of every call: function, file and line.")
-    ] = False,
-    sites_every: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Bytes between sampled call sites, e.g. 64KiB. Costs less than --sites."),
-    ] = None,
-    types: Annotated[
-        bool, typer.Option("--types", help="Record the Python type of every object, and what the collector freed.")
-    ] = False,
-    follow_fork: Annotated[
-        bool,
-        typer.Option("--follow-fork", help="Record forked children too, each to a file with its process ID."),
-    ] = False,
-    python: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="Interpreter for the program; it does not need replay. Default: this Python."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
-    rescue: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Interrupted recording to recover; no program is run.")
-    ] = None,
+    program: options.Program = None,
+    output: options.Output = Path("trace.parquet"),
+    clean: options.Clean = False,
+    addresses: options.Addresses = True,
+    sites: options.Sites = False,
+    sites_every: options.SitesEvery = None,
+    types: options.Types = False,
+    follow_fork: options.FollowFork = False,
+    python: options.Python = None,
+    force: options.Force = False,
+    rescue: options.Rescue = None,
 ) -> None:
     """Record the allocations, arenas, garbage collections and phases of a Python program.
 
@@ -83,17 +51,13 @@ def record(
     elif not program:
         raise ReplayError("nothing to record; name a script, -m and a module, or -c and code")
     else:
-        if python is not None and follow_fork:
-            raise ReplayError(
-                "--follow-fork and --python exclude each other: the program's interpreter runs the writer of a child"
-            )
-        options: Options = {
+        wanted: Options = {
             "addresses": addresses,
             "sites_every": _bytes_a_site(sites, sites_every),
             "types": types,
             "force": force,
         }
-        _record(program, output, options, clean=clean, follow_fork=follow_fork, python=python)
+        _record(program, output, wanted, clean=clean, follow_fork=follow_fork, python=python)
 
 
 def _bytes_a_site(sites: bool, sites_every: str | None) -> int:
@@ -140,7 +104,7 @@ def _record(
             ring, output, [interpreter.path, *program], addresses=options["addresses"], force=options["force"],
             interpreter=interpreter.description,
         )  # fmt: skip
-        follow = Follow(str(output.absolute()), options) if follow_fork else None
+        follow = Follow(str(output.absolute()), options, interpreter.description) if follow_fork else None
         try:
             child = Child(
                 program, file, blocked, POOL_BYTES if clean else 0, follow, interpreter.path, with_sites, with_types

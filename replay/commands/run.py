@@ -46,6 +46,10 @@ def run(
             help="Skip the comparison with the models ideal and bump, which takes two more simulations.",
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check the invariants of the models after each slice of the trace. Slower."),
+    ] = False,
 ) -> None:
     """Simulate a trace or workload with an allocator stack, and report its memory use.
 
@@ -60,7 +64,7 @@ def run(
     if watch and not sys.stdout.isatty():
         print_notes(["--watch needs a terminal, so it is ignored"])
         watch = False
-    done = plan.simulate(outputs, with_references=not no_reference, watched=watch)
+    done = plan.simulate(outputs, with_references=not no_reference, watched=watch, check=check)
     if as_json:
         say(summary_json(done.result, done.summary, done.extra))
         return
@@ -85,7 +89,10 @@ def _print_text(plan: RunPlan, done: Simulated, full: bool) -> None:
 
     console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
     settings = [*(plan.overrides or ()), *(plan.env or ())]
-    print_report(console, plan.source, done.result, done.summary, settings=settings, live=done.live, full=full)
+    print_report(
+        console, plan.source, done.result, done.summary,
+        settings=settings, live=done.live, forks=done.forks, full=full,
+    )  # fmt: skip
     if done.what_if:
         text = labelled(done.what_if.label, done.what_if.sentence, min(console.width, WIDTH))
         console.print(text, soft_wrap=True)

@@ -1,8 +1,9 @@
 """The work of `replay run`: simulates a trace with a stack and the references, and writes the results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ from replay.commands.options import time_option
 from replay.commands.parallel_compilation import CEILING, FLOOR, ParallelCompilation
 from replay.commands.paths import refuse_input_as_output
 from replay.commands.rerecording import requests_note
+from replay.commands.run_forks import forked_children
 from replay.support.atomic_files import resolve_output
 from replay.support.errors import OutputError, ReplayError, TraceError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from replay.analysis.forks import ForkedMemory
     from replay.analysis.live import Live
     from replay.analysis.metrics import Summary
     from replay.commands.collector_what_if import CollectorWhatIf
@@ -55,13 +58,17 @@ class Simulated:
     """Under other settings of the garbage collector."""
     live: "Live | None" = None
     """At the peak of resident memory, if the trace has call sites."""
+    forks: "Sequence[ForkedMemory]" = ()
+    """The recorded children of a recording with types."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What JSON has besides the summary."""
+        from replay.reports.forks import forks_json
         from replay.reports.live import live_json
 
         found: dict[str, Any] = {"collector_what_if": self.what_if.as_json()} if self.what_if else {}
+        found |= {"forks": forks_json(self.forks)} if self.forks else {}
         return found | ({"live_at_peak": live_json(self.live)} if self.live else {})
 
 
@@ -139,10 +146,13 @@ class RunPlan:
         if note := requests_note(self.source, self.trace.metadata.origin, [self.stack.name]):
             yield note
 
-    def simulate(self, outputs: RunOutputs, *, with_references: bool, watched: bool = False) -> Simulated:
+    def simulate(
+        self, outputs: RunOutputs, *, with_references: bool, watched: bool = False, check: bool = False
+    ) -> Simulated:
         """Simulates the trace, optionally also with the references, and writes the results.
 
-        `watched`: shows the levels on the terminal while the trace is simulated.
+        `watched`: shows the levels on the terminal while the trace is simulated. `check`: checks the invariants of the
+        stack's models.
         """
         from replay.analysis.metrics import summarize
         from replay.config import load_config
@@ -161,12 +171,13 @@ class RunPlan:
                 report_compilation(second_process.begin if with_references else None) as compilation,
                 source_in_errors(self.source),
             ):
-                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched)
+                result, *references = self._simulate_all(stacks, sink, second_process, watched=watched, check=check)
                 assert result is not None
                 what_if, live = self._what_if(result), self._live(result)
+                forks = forked_children(self.source, self.trace)
             floor, ceiling = references or (None, None)
             done = Simulated(
-                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live
+                result, summarize(result, floor=floor, ceiling=ceiling), compilation.happened, what_if, live, forks
             )
             if folder:
                 write_results(folder, result, done.summary, done.extra)
@@ -220,42 +231,48 @@ class RunPlan:
         second_process: ParallelCompilation,
         *,
         watched: bool,
+        check: bool,
     ) -> "list[RunResult | None]":
         """Simulates the trace with each stack; None for a reference that runs out of memory.
 
         Only the first stack has samples, and only its addresses are written.
         """
         from replay.simulation.run import NO_SAMPLES_NS, run
+        from replay.simulation.side_by_side import run_side_by_side
 
-        results: list[RunResult | None] = []
-        events_before, every_ns = 0, self.sample_every_ns
-        total = None if self.trace.events_total is None else len(stacks) * self.trace.events_total
-        with self._shown(total, watched=watched) as (progress, watch):
+        first, *references = stacks
+        with self._shown(self.trace.events_total, watched=watched) as (progress, watch):
 
-            def show(rows: int) -> None:
-                progress(events_before + rows)
+            def simulate_first(trace: "Trace", begin_others: Callable[[int], None]) -> "RunResult":
+                def show(rows: int) -> None:
+                    begin_others(rows)
+                    progress(rows)
 
-            for stack in stacks:
-                try:
-                    result = run(
-                        self.trace,
-                        stack,
-                        sample_every_ns=every_ns,
-                        trim_every_ns=self.trim_every_ns,
-                        addresses=sink,
-                        progress=show,
-                        watch=None if results else watch,
-                    )
-                except TraceError:
-                    if not results:
-                        raise
-                    results.append(None)  # `bump` never frees, so it may run out of memory where the stack does not
-                    continue
-                results.append(result)
-                events_before += result.events
-                every_ns, sink = NO_SAMPLES_NS, None
-                second_process.wait()
-        return results
+                return run(
+                    trace,
+                    first,
+                    sample_every_ns=self.sample_every_ns,
+                    trim_every_ns=self.trim_every_ns,
+                    addresses=sink,
+                    progress=show,
+                    watch=watch,
+                    check=check,
+                )
+
+            def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":
+                return run(
+                    trace,
+                    stack,
+                    sample_every_ns=NO_SAMPLES_NS,
+                    trim_every_ns=self.trim_every_ns,
+                    progress=go_on,
+                    requested_mean=False,
+                )
+
+            others = [partial(simulate, stack) for stack in references]
+            result, found = run_side_by_side(self.trace, simulate_first, others, second_process.wait)
+        # `bump` never frees, so it may run out of memory where the stack does not.
+        return [result, *(None if isinstance(each, ReplayError) else each for each in found)]
 
 
 Shown = tuple[Callable[..., None], "Callable[[int, int, np.record], None] | None"]

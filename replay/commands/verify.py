@@ -1,10 +1,9 @@
 """`replay verify`: compares the models with the real allocators of this machine."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from replay.commands import verify_options as options
 from replay.commands.options import AsJson
 from replay.commands.verify_libc import list_libcs, verify_libc
 from replay.commands.verify_objects import verify_objects
@@ -20,47 +19,16 @@ EVERY = "all"
 
 
 def verify(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Trace or YAML workload to compare. Default: built-in cases. A recording made with --clean is "
-            "compared with its own addresses, unless -a names a real allocator.",
-        ),
-    ] = None,
-    preset: Annotated[
-        str, typer.Option("--allocator", "-a", metavar="PRESET", help="Preset, version such as 3.11, or all.")
-    ] = EVERY,
-    events: Annotated[int, typer.Option(min=1, help="Number of events in each built-in case.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of the built-in cases.")] = 0,
-    libc: Annotated[
-        bool, typer.Option("--libc", help="Verify glibc instead of pymalloc; -a is then its version, e.g. 2.36.")
-    ] = False,
-    objects: Annotated[
-        bool,
-        typer.Option(
-            "--objects",
-            help="Verify the model of Python objects: SOURCE is an object program, by default all bundled ones.",
-        ),
-    ] = False,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env",
-            metavar="NAME=VALUE",
-            help="With --libc: environment variable for the real glibc and its model, e.g. MALLOC_TOP_PAD_=0.",
-        ),
-    ] = None,
-    resident: Annotated[
-        bool, typer.Option("--resident", help="With --libc: compare resident memory too, at ten points of each trace.")
-    ] = False,
-    sweep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SWEEP", help="Sweep whose ranking is compared with real allocators: YAML file, name, or folder."
-        ),
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the real allocators on this machine and exit.")] = False,
+    source: options.Source = None,
+    preset: options.Allocator = EVERY,
+    events: options.Events = 100_000,
+    seed: options.Seed = 0,
+    libc: options.Libc = False,
+    objects: options.Objects = False,
+    env: options.Env = None,
+    resident: options.Resident = False,
+    sweep: options.Sweep = None,
+    list_: options.ListOracles = False,
     json_: AsJson = False,
 ) -> None:
     """Run traces through real allocators and through their models, and compare every address.
@@ -72,6 +40,8 @@ def verify(
     Example: replay verify recording.parquet
 
     Example: replay verify --libc -a 2.36 --env MALLOC_MMAP_THRESHOLD_=65536
+
+    Example: replay verify --libc -a musl
 
     Example: replay verify web-service --sweep every-cpython
 
@@ -98,7 +68,12 @@ def verify(
     if trace is not None and not libc and preset == EVERY and _is_recording(trace):
         verify_recording(trace, str(source), as_json=json_)
         return
-    cases = [(str(source), trace)] if trace is not None else _shapes("libc_shapes" if libc else "shapes", events, seed)
+
+    def cases() -> "list[tuple[str, Trace]]":
+        if trace is not None:
+            return [(str(source), trace)]
+        return _shapes("libc_shapes" if libc else "shapes", events, seed)
+
     if libc:
         verify_libc(cases, preset, env or [], resident=resident, as_json=json_)
     else:

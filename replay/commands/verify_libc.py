@@ -1,6 +1,7 @@
-"""`replay verify --libc`: compares the model of glibc with real ones."""
+"""`replay verify --libc`: compares the models of glibc and musl with real ones."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import typer
 from replay.commands.compilation import report_compilation
 from replay.commands.notes import print_notes
 from replay.commands.verify_pymalloc import Cases
+from replay.support.errors import ReplayError
 from replay.support.names import say
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from replay.verification.libc_oracles import LibcOracle
 
 
-def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
+def verify_libc(make_cases: Callable[[], Cases], choice: str, env: list[str], *, resident: bool, as_json: bool) -> None:
     """Runs the cases with the chosen C libraries and with their models, and prints the differences."""
     from rich.text import Text
 
@@ -28,8 +30,11 @@ def verify_libc(cases: Cases, choice: str, env: list[str], *, resident: bool, as
     from replay.verification.libc_oracles import choose_libcs
 
     oracles = choose_libcs(choice)
-    print_notes(note for it in oracles for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
-    results = []
+    glibcs = [it for it in oracles if it.model == "glibc"]
+    print_notes(note for it in glibcs for note in load_config(f"cpython-3.12-malloc-{it.name}", (), env).notes)
+    if env and len(glibcs) < len(oracles):
+        raise ReplayError("--env has settings of glibc; musl has none: choose a glibc with -a")
+    results, cases = [], make_cases()
     with report_compilation(), PlainConsole(stderr=True).status("") as status:
         for oracle in oracles:
             for name, trace in cases:
@@ -74,16 +79,17 @@ def _table(oracles: "list[LibcOracle]", results: "list[tuple[str, LibcAgreement]
 
 
 def list_libcs(as_json: bool) -> None:
-    from replay.verification.libc_oracles import survey_libcs
+    from replay.verification.libc_oracles import survey_libcs, survey_musls
 
-    oracles, absences = survey_libcs()
+    (oracles, absences), (musls, absent_musls) = survey_libcs(), survey_musls()
+    oracles, absences = [*oracles, *musls], [*absences, *absent_musls]
     if as_json:
         found = [{"name": it.name, "version": it.version, "path": str(it.path)} for it in oracles]
         say(json.dumps({"at_hand": found, "missing": [asdict(it) for it in absences]}, indent=2))
         return
-    say("Available:" if oracles else "No real glibc is available.")
+    say("Available:" if oracles else "No real C library is available.")
     for it in oracles:
-        say(f"  {it.name:<12} -a {it.version}\n      {it.path}")
+        say(f"  {it.name:<12} -a {it.version if it.model == 'glibc' else it.name}\n      {it.path}")
     if absences:
         say("Not found on this machine:")
     for absence in absences:

@@ -1,6 +1,7 @@
 """`replay verify`: compares the model of pymalloc with real ones."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ Cases = list[tuple[str, "Trace"]]
 """The cases by name."""
 
 
-def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
+def verify_pymalloc(make_cases: Callable[[], Cases], choice: str, *, as_json: bool) -> None:
     """Runs the cases with the chosen real allocators and with their models, and prints the differences."""
     from replay.verification.compare import verify as compare
     from replay.verification.oracles import choose_oracles
@@ -29,7 +30,7 @@ def verify_pymalloc(cases: Cases, choice: str, *, as_json: bool) -> None:
 
     from replay.reports.console import PlainConsole
 
-    progress = PlainConsole(stderr=True)
+    progress, cases = PlainConsole(stderr=True), make_cases()
     with report_compilation(), progress.status("") as status:
         for oracle in oracles:
             for name, trace in cases:

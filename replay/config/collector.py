@@ -60,10 +60,10 @@ def as_options(settings: CollectorSettings) -> list[str]:
 
 def with_collector(trace: Trace, settings: CollectorSettings) -> Trace:
     """Returns a recording or object program under these settings; the trace itself if there are none."""
-    from replay.objects.tracing import ObjectTrace
-
     if not (overrides := as_options(settings)):
         return trace
+    from replay.objects.tracing import ObjectTrace  # compiles the schema of object programs, a third of a second
+
     if not isinstance(trace, ObjectTrace):
         return CollectedTrace(trace, settings, " ".join(f"--set {text}" for text in overrides))
     if settings.freeze_at:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from replay import __version__
 from replay.analysis.metrics import check_metric, is_detail
@@ -92,7 +92,7 @@ def read_baseline(path: Path, advice: str = "store new figures with `replay chec
         baseline = Baseline(
             version=content["replay"], cases={name: _parse(each) for name, each in content["cases"].items()}
         )
-    except (KeyError, TypeError, AttributeError, ValidationError) as mistake:
+    except (KeyError, TypeError, ValueError, AttributeError) as mistake:
         raise ConfigError(
             f"{path}: is not a baseline that replay wrote ({type(mistake).__name__}: {_first(mistake)})"
         ) from None

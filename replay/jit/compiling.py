@@ -1,8 +1,9 @@
 """Marks plain Python functions over NumPy arrays as kernels, which are compiled at their first call.
 
 `leaf`, `inlined` and `cold` mark functions that kernels call; a call from Python runs the plain function. `entry` marks
-a function that Python calls: its machine code, with every leaf linked into it, is cached on disk
-(`replay.jit.kernel_cache`). `generic` marks a function that has an implementation for each class of its first argument.
+a function that Python calls: its machine code, with every leaf linked into it, is part of this package
+(`replay.jit.shipped`), or is cached on disk (`replay.jit.kernel_cache`). `generic` marks a function that has an
+implementation for each class of its first argument.
 
 This module does not import numba, which takes half a second: a command that refuses its input needs no kernel. Marks
 are collected and passed to `replay.jit._numba` when the first entry is called.
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from replay.jit.kernel_cache import cache_folder, why_not_cached
+from replay.jit.shipped import find_shipped
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
@@ -75,7 +77,7 @@ def generic(find: Callable[[type, str], Callable[..., Any]]) -> Callable[[Functi
 
 
 class Entry:
-    """A kernel that Python calls, compiled or loaded from disk at its first call."""
+    """A kernel that Python calls: at its first call, machine code of this package, of the cache, or compiled."""
 
     def __init__(self, function: Callable[..., Any], extra_sources: tuple[str, ...]) -> None:
         self.py_func = function
@@ -87,19 +89,28 @@ class Entry:
         return (self._compiled or self._load())(*arguments)
 
     def _load(self) -> Callable[..., Any]:
-        numba = _load_numba()
-        source = str(sys.modules[self.py_func.__module__].__file__)
         with _loading:  # of several threads, the first one compiles
             if self._compiled is None:
-                folder = cache_folder((source, *sorted(self._extra_sources)))
-                self._compiled = numba.compile_entry(self.py_func, folder)
+                shipped = None if self._extra_sources else find_shipped(self.py_func, self._compile)
+                self._compiled = shipped or self._compile()
         return self._compiled
+
+    def _compile(self) -> Callable[..., Any]:
+        numba = _load_numba()
+        folder = cache_folder((source_of(self.py_func), *sorted(self._extra_sources)))
+        compiled: Callable[..., Any] = numba.compile_entry(self.py_func, folder)
+        return compiled
 
 
 def entry(function: Function, extra_sources: tuple[str, ...] = ()) -> Function:
     """Marks a kernel that Python calls. `extra_sources`: files outside this package with functions that it calls."""
     _kernels.add(function)
     return Entry(function, extra_sources) if is_enabled() else function  # type: ignore[return-value]
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Returns the path of the file that a function is in."""
+    return str(sys.modules[function.__module__].__file__)
 
 
 def is_enabled() -> bool:

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from replay.support.digests import digest_files
+from replay.support.home import home_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _COMPILER = Path(__file__).parent
@@ -33,14 +34,14 @@ def cache_root() -> Path:
     """Returns the folder for files that can be created again: kernels, harnesses of `verify`, fetched interpreters."""
     if chosen := os.environ.get("REPLAY_CACHE_DIR"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache"
     return Path(base) / "alloc-replay"
 
 
 @cache
 def cache_folder(sources: tuple[str, ...]) -> Path:
     """Returns the folder for machine code of these source files and of all that they import of this package."""
-    files = sorted(_with_imported(map(Path, sources)))
+    files = sources_of(*sources)
     digest = digest_files(((path.name, path) for path in files), of_more=f"numba {version('numba')}")
     folder = cache_root() / "kernels" / digest[:20]
     try:
@@ -55,6 +56,11 @@ def cache_folder(sources: tuple[str, ...]) -> Path:
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         _not_cached[temporary] = f"{folder.parent}: {error.strerror}"
         return temporary
+
+
+def sources_of(*sources: str) -> list[Path]:
+    """Returns the files that decide about the machine code of entries in these source files."""
+    return sorted(_with_imported(map(Path, sources)))
 
 
 def why_not_cached(path: str | Path) -> str:

@@ -4,22 +4,23 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.frame_objects import end_unreferred, frame_object, is_referred, keep_frame, leave_variables
+from replay.objects.dropping import drop_frame
+from replay.objects.frame_objects import (
+    end_unreferred,
+    frame_object,
+    has_caller,
+    is_referred,
+    keep_frame,
+    leave_variables,
+)
 from replay.objects.heap import (
-    FRAME,
-    FUNCTION,
     MALLOC,
     MEM,
-    METHOD,
     OBJ,
     REALLOC,
-    TUPLE,
-    VECTOR,
     drop,
-    drop_frame,
     emit,
     free_block,
-    free_counted_block,
     give_items,
     new_block,
     new_counted_block,
@@ -27,6 +28,7 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.instructions import EXCEPTIONAL
+from replay.objects.kinds import FRAME, FUNCTION, METHOD, TUPLE, VECTOR
 from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
@@ -304,15 +306,6 @@ def fail_init(machine, count):
 
 
 @leaf
-def _has_caller(machine):
-    """Whether the caller of the current call still runs: not for what the end of the variables of `main` calls."""
-    state = machine.state[0]
-    if state.depth == 1 and state.interrupted:
-        return machine.nested[state.interrupted - 1].is_over == 0
-    return state.depth > 0
-
-
-@leaf
 def _drop_with_variables(machine):
     """Has the next steps end a frame and its variables as one object, up to 3.10: its end can be nested in that of
     others, and calls can be nested in it. If it is delayed, it still refers to the frame of its caller."""
@@ -320,7 +313,7 @@ def _drop_with_variables(machine):
     frame, count = machine.frames[state.depth], np.int64(machine.functions[state.function].locals)
     ended = new_record(heap, FRAME, count + 1)
     give_items(heap, ended, count + 1)
-    if heap.collector[0].nesting >= heap.rules[0].trashcan_levels and _has_caller(machine):
+    if heap.collector[0].nesting >= heap.rules[0].trashcan_levels and has_caller(machine):
         caller = frame_object(machine, state.depth - 1)
         refer(heap, caller)
         heap.items[heap.objects[ended].first + count] = caller
@@ -336,9 +329,6 @@ def return_value(machine):
     """Returns to the caller: the local variables die, then the arguments that the caller kept."""
     heap, state = machine.heap, machine.state[0]
     result, called, frame = pop(machine), machine.functions[state.function], machine.frames[state.depth]
-    if heap.rules[0].exit_bytes and frame.block:  # the frame object that the end of a generator created
-        free_counted_block(heap, frame.block)
-        frame.block = 0
     has_function = is_referred(machine) and not heap.rules[0].frame_base
     if frame.has_callee and not has_function:  # what is dropped first dies last
         drop(heap, np.int64(machine.stack[state.locals - 1]))
@@ -352,7 +342,7 @@ def return_value(machine):
     else:
         if machine.frames[state.depth].object:
             end_unreferred(machine)
-        if state.end_call and heap.rules[0].frame_base:
+        if state.calls_nested and heap.rules[0].frame_base:
             _drop_with_variables(machine)
         else:
             leave_frame(machine, state.function)

@@ -1,78 +1,50 @@
 """The end of generators and coroutines that are suspended.
 
-Up to 3.12, CPython throws an exception into a generator that dies or is closed. It creates a traceback, from 3.11 on a
-frame object before it, and from 3.12 on first the exception; in 3.12 and 3.13.0 a frame object for the running
-function. Then the values on the stack die, then the exception with all of them, then the local variables. From 3.13 on,
-this holds for generators that wait in `await` or `yield from`; the variables and the stack of others die at once. What
-a generator waits for is closed before it.
+Up to 3.12, CPython throws a GeneratorExit into a generator that dies or is closed: it is resumed with this exception,
+which leaves it, or runs its `finally` before (`replay.objects.unwinding`). From 3.13 on, this holds for generators that
+are suspended in `try`, `await` or `yield from`; the variables and the stack of others die at once. What a generator
+waits for is closed before it.
 
-Steps are positions in the stack of what is left to drop. `closing_frame` is the frame whose stack is dying.
+From 3.12 on, the exception exists at once; up to 3.11 only once a handler starts, or if it has a context.
+
+Steps are positions in the stack of what is left to drop.
 """
 
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.collector import IDLE, request_generation, reverse_items
-from replay.objects.frame_objects import keep_frame
+from replay.objects.collector import IDLE
+from replay.objects.dropping import leave_trashcan
+from replay.objects.exceptions import ADD_FRAME, create_raised, exception_bytes, handled_exception
+from replay.objects.frame_objects import keep_frame, release_frame_object
+from replay.objects.generators import enter_generator
 from replay.objects.heap import (
     END_OF_GENERATOR,
-    EXIT,
-    EXIT_TRACEBACK,
-    GENERATOR,
-    GENERATOR_FRAME,
-    INT,
     drop,
-    drop_leaf,
     end_object,
     free_counted_block,
-    leave_trashcan,
-    new_counted_block,
-    new_object,
-    new_record,
     refer,
     take_items,
     track,
     untrack,
 )
-from replay.objects.instructions import COROUTINE, SMALL_PLACE
-from replay.objects.machine import ALREADY_RUNNING, NEVER_RAN, NOT_GENERATOR, SEND, UNKNOWN_PLACE, fail, pop
-from replay.objects.running_generators import ENDED, RUNNING, awaited_by, coroutine_of, values_of, waits
-
-TRACEBACK_BYTES = 56
-FREE, CLOSED, THROW, MAKE_FRAME_OBJECT, MAKE_TRACEBACK, DROP_STACK, END_FRAME, CLOSE = (
-    0,
-    *range(END_OF_GENERATOR + 1, 9),
+from replay.objects.instructions import COROUTINE
+from replay.objects.interruptions import fail_at_statement, interrupt, is_due
+from replay.objects.kinds import GENERATOR, GENERATOR_EXIT, GENERATOR_FRAME
+from replay.objects.machine import (
+    ALREADY_RUNNING,
+    BY_CALL,
+    DEPTH_MAX,
+    NEVER_RAN,
+    NOT_GENERATOR,
+    SEND,
+    TOO_DEEP,
+    fail,
+    pop,
 )
+from replay.objects.running_generators import ENDED, RUNNING, awaited_by, coroutine_of, handled_by, waits
 
-
-@leaf
-def is_due(machine, size):
-    """Starts the collection that an allocation of this size starts, up to 3.11; returns whether it does."""
-    heap, collector, young = machine.heap, machine.heap.collector[0], machine.heap.generations[0]
-    if heap.rules[0].collects_in_loop or collector.phase != IDLE or collector.ready or not collector.requested:
-        return False
-    if young.count < young.threshold:
-        collector.requested = 0
-        return False
-    if not collector.enabled or not young.threshold:
-        return False
-    collector.ready = new_counted_block(heap, size)
-    request_generation(heap)
-    collector.waiting = heap.counts[0].dying
-    return True
-
-
-@leaf
-def _new(heap, kind, size):
-    """Creates an object. Within a collection, the block of the allocation that started it is left alone."""
-    collector = heap.collector[0]
-    if collector.phase == IDLE:
-        return new_object(heap, kind, size, np.int64(0))
-    ready, ready_before = collector.ready, collector.ready_before
-    collector.ready, collector.ready_before = 0, 0
-    made = new_object(heap, kind, size, np.int64(0))
-    collector.ready, collector.ready_before = ready, ready_before
-    return made
+FREE, CLOSED, THROW, CLOSE = 0, *range(END_OF_GENERATOR + 1, END_OF_GENERATOR + 4)
 
 
 @leaf
@@ -83,20 +55,16 @@ def _push(heap, number, position):
 
 
 @leaf
-def _insert_drop(heap, number):
-    """Has the reference to an object dropped after the step on top."""
-    position = np.int64(heap.dying[heap.counts[0].dying - 1].position)
-    generator = np.int64(heap.dying[heap.counts[0].dying - 1].object)
-    heap.counts[0].dying -= 1
-    drop(heap, number)
-    _push(heap, generator, position)
-
-
-@leaf
 def _is_new(machine, number):
     """Whether a generator has never run."""
     entry = machine.heap.objects[number]
     return entry.capacity == machine.functions[entry.vector].start
+
+
+@leaf
+def _is_in_try(machine, number):
+    """Whether a generator is suspended in `try` or in a handler."""
+    return machine.region_of[machine.heap.objects[number].capacity - 1] > 0
 
 
 @leaf
@@ -106,14 +74,16 @@ def _throws(machine, number):
     if machine.heap.objects[number].capacity == ENDED:
         return False
     if not rules.throws_exit:
-        return waits(machine, number)
+        return not _is_new(machine, number) and (waits(machine, number) or _is_in_try(machine, number))
     return not (rules.exit_bytes and _is_new(machine, number))
 
 
 @leaf
-def _drop_values(heap, number):
-    """Drops the values of a generator in CPython's order."""
-    entry = heap.objects[number]
+def _drop_values(machine, number):
+    """Drops the values of a generator in CPython's order, unless its frame object takes them over."""
+    heap, entry = machine.heap, machine.heap.objects[number]
+    if heap.rules[0].clears_new:
+        release_frame_object(machine, number)
     for index in range(entry.length):
         slot = index if heap.rules[0].locals_from_last else entry.length - 1 - index
         value = np.int64(heap.items[entry.first + slot])
@@ -132,7 +102,7 @@ def close_generator(machine, number):
         _push(heap, number, THROW)
     elif entry.capacity != ENDED:
         if heap.rules[0].clears_new or not _is_new(machine, number):
-            _drop_values(heap, number)
+            _drop_values(machine, number)
         entry.capacity = ENDED
     if inner:
         _push(heap, inner, CLOSE)
@@ -156,6 +126,9 @@ def do_close(machine):
     state.checks = 1
     drop(heap, number)
     close_generator(machine, number)
+    rules, is_ended = heap.rules[0], heap.objects[number].capacity == ENDED
+    if is_ended and rules.throws_exit and rules.exit_bytes == 0 and handled_exception(machine):
+        _push(heap, number, THROW)
     return state.mistake == 0
 
 
@@ -167,7 +140,9 @@ def close_next(machine):
     number, position = np.int64(task.object), np.int64(task.position)
     if heap.objects[number].kind == GENERATOR_FRAME:
         _end_frame_object(machine, number)
-    elif position == END_OF_GENERATOR and not warns(machine, number):
+    elif position == END_OF_GENERATOR:
+        if warns(machine, number):
+            return
         untrack(heap, number)
         if _throws(machine, number):
             task.position = CLOSED
@@ -176,7 +151,7 @@ def close_next(machine):
             close_generator(machine, number)
         else:
             task.position = FREE
-            _drop_values(heap, number)
+            _drop_values(machine, number)
     elif position == CLOSE:
         counts.dying -= 1
         close_generator(machine, number)
@@ -185,150 +160,48 @@ def close_next(machine):
         task.position = FREE
     elif position == FREE:
         counts.dying -= 1
-        _free_frame_object(machine, number)
+        if heap.rules[0].frame_base == 0:  # in 3.13.0, the frame object of one that was closed
+            release_frame_object(machine, number)
         take_items(heap, number)
         end_object(heap, number)
     else:
-        _throw_next(machine, number, position)
+        _throw(machine, number)
 
 
 @leaf
-def _free_frame_object(machine, number):
-    """Frees the frame object of a generator that was closed without an exception, if it has one: in 3.13.0."""
-    heap, entry = machine.heap, machine.heap.objects[number]
-    if heap.rules[0].exit_bytes and entry.first:
-        called = machine.functions[entry.vector]
-        block = np.int64(heap.items[entry.first + called.locals + called.stack])
-        if block:
-            free_counted_block(heap, block)
-
-
-@leaf
-def _throw_next(machine, number, position):
-    """Takes one step of resuming a generator with an exception."""
-    heap, rules = machine.heap, machine.heap.rules[0]
-    task, entry = heap.dying[heap.counts[0].dying - 1], heap.objects[number]
-    if position == THROW:
-        _start(machine, number)
-        task.position = MAKE_FRAME_OBJECT
-    elif position == MAKE_FRAME_OBJECT:
-        if rules.frame_object_bytes:
-            _make_frame_object(machine, number)
-        else:
-            task.position = MAKE_TRACEBACK
-    elif position == MAKE_TRACEBACK:
-        if not is_due(machine, np.int64(TRACEBACK_BYTES)):
-            task.position = DROP_STACK
-            _make_traceback(heap, number)
-    elif position == DROP_STACK:
-        task.position = END_FRAME
-        values = heap.objects[values_of(heap, number)] if rules.frame_base else entry
-        first = np.int64(machine.functions[entry.vector].locals)
-        for slot in range(first, entry.length):  # the top one first
-            drop(heap, np.int64(heap.items[values.first + slot]))
-        entry.length = first
-    else:
+def _throw(machine, number):
+    """Resumes a generator with a GeneratorExit."""
+    heap, state = machine.heap, machine.state[0]
+    context = handled_by(heap, number) if heap.rules[0].chains_exits else np.int64(0)
+    if context == 0:
+        context = handled_exception(machine)
+    is_created = heap.rules[0].exit_bytes > 0 or context > 0
+    if is_created and is_due(machine, exception_bytes(heap, GENERATOR_EXIT)):
+        return
+    if state.depth == DEPTH_MAX:
+        fail_at_statement(machine, TOO_DEEP, np.int64(0), np.int64(DEPTH_MAX))
+        return
+    if heap.objects[number].capacity == ENDED:  # up to 3.11, `close` in a handler creates the exception nevertheless
         heap.counts[0].dying -= 1
-        _end_throw(machine, number)
-
-
-@leaf
-def _start(machine, number):
-    """Marks a generator as running, except in 3.12, where nothing can observe it."""
-    heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[number]
-    if heap.rules[0].exit_bytes:
+        state.raised_class = GENERATOR_EXIT
+        create_raised(machine, context)
+        drop(heap, np.int64(state.raised))
+        state.raised = 0
         return
-    entry.capacity = RUNNING
-    if heap.rules[0].frame_base == 0:
+    was_new = _is_new(machine, number)
+    heap.counts[0].dying -= 1
+    outer = heap.dying[heap.counts[0].dying - 1]
+    is_called = outer.object == number and outer.position == -1 and heap.collector[0].phase <= IDLE
+    if not interrupt(machine):
         return
-    frame, runner = heap.objects[entry.owner], np.int64(machine.frames[state.depth].generator)
-    entry.length = frame.length
-    frame.length = machine.functions[entry.vector].locals
-    frame.owner = state.closing_frame if state.closing_frame else heap.objects[runner].owner
-    if frame.owner:
-        refer(heap, np.int64(frame.owner))
-    state.closing_frame = entry.owner
-
-
-@leaf
-def _make_frame_object(machine, number):
-    """Creates the exception, in 3.12, and the frame object of a generator, unless it has one."""
-    heap, state, rules, entry = machine.heap, machine.state[0], machine.heap.rules[0], machine.heap.objects[number]
-    called = machine.functions[entry.vector]
-    size, kept = rules.frame_object_bytes + 8 * called.slots, np.int64(0)
-    if is_due(machine, size):
-        return
-    heap.dying[heap.counts[0].dying - 1].position = MAKE_TRACEBACK
-    if rules.exit_bytes:
-        _insert_drop(heap, _new(heap, np.int64(EXIT), rules.exit_bytes))
-        kept = np.int64(heap.items[entry.first + called.locals + called.stack])
-    if kept:
-        frame = new_record(heap, GENERATOR_FRAME, np.int64(0))
-        heap.objects[frame].block = kept
-    else:
-        frame = _new(heap, np.int64(GENERATOR_FRAME), size)
-        untrack(heap, frame)
-    heap.objects[number].owner = frame
-    if rules.links_caller:
-        heap.objects[frame].owner, state.closing_frame = state.closing_frame, frame
-        if heap.objects[frame].owner:
-            refer(heap, np.int64(heap.objects[frame].owner))
-
-
-@leaf
-def _make_traceback(heap, number):
-    """Creates the traceback, which refers to the frame."""
-    frame = np.int64(heap.objects[number].owner)
-    made = _new(heap, np.int64(EXIT_TRACEBACK), np.int64(TRACEBACK_BYTES))
-    heap.objects[made].owner = frame
-    refer(heap, frame)
-    if heap.rules[0].exit_bytes:
-        holder = np.int64(heap.dying[heap.counts[0].dying - 2].object)
-        heap.objects[holder].owner = made
-    else:
-        _insert_drop(heap, made)
-
-
-@leaf
-def _end_throw(machine, number):
-    """Ends the run of a generator: its variables belong to the frame, which the traceback refers to."""
-    heap, state, rules, entry = machine.heap, machine.state[0], machine.heap.rules[0], machine.heap.objects[number]
-    called, owner = machine.functions[entry.vector], np.int64(entry.owner)
-    frame = heap.objects[owner]
-    if rules.frame_base:
-        back, runner = np.int64(frame.owner), np.int64(machine.frames[state.depth].generator)
-        state.closing_frame = back if back != heap.objects[runner].owner else np.int64(0)
-        frame.owner = 0
-        if back:
-            heap.objects[back].refs -= 1
-    else:
-        frame.first, frame.room, frame.length = entry.first, entry.room, called.locals
-        entry.first, entry.length = 0, 0
-        if rules.locals_from_last:
-            reverse_items(heap, owner)
-        if rules.exit_bytes:
-            _note_place(machine, np.int64(entry.capacity))
-        if rules.links_caller:
-            state.closing_frame = frame.owner
-            running = machine.frames[state.depth]
-            if not frame.owner and not running.block and not state.is_over:  # the caller of `main` has one
-                slots = machine.functions[state.function].slots
-                running.block = new_counted_block(heap, rules.frame_object_bytes + 8 * slots)
-        track(heap, owner, heap.generations[0].ring)
-    entry.owner, entry.length, entry.capacity = 0, 0, ENDED
-    frame.refs -= 1
-
-
-@leaf
-def _note_place(machine, following):
-    """Creates and drops the integer of the place in the code that the exception leaves, in 3.12 and 3.13."""
-    heap, is_send = machine.heap, machine.instructions[following].op == SEND
-    distance = machine.far[following] if is_send else machine.instructions[following - 1].argument
-    if distance > 1:
-        machine.state[0].at = following + is_send
-        fail(machine, UNKNOWN_PLACE, np.int64(0), np.int64(0))
-    elif distance:
-        drop_leaf(heap, new_object(heap, INT, heap.rules[0].int_least, np.int64(SMALL_PLACE + 1)))
+    state.raised_class, state.raised_at = GENERATOR_EXIT, state.at
+    if is_created:
+        create_raised(machine, context)
+    enter_generator(machine, number)
+    machine.frames[state.depth].closes, state.checks = BY_CALL if is_called else 1, 0
+    if machine.instructions[state.at].op == SEND and not was_new:
+        state.at += 2  # after the instruction that yields
+    state.unwinding, state.region = ADD_FRAME, np.int64(0) if was_new else machine.region_of[state.at - 1]
 
 
 @leaf

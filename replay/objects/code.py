@@ -165,6 +165,7 @@ class _Compiler(Statements):
             return 0
         self._instructions.append((int(Do.END_CALL), 0, 0, 0, 0))
         self._region_of, self._layout = [*self._region_of, 0], [*self._layout, 0]
+        self._positions.append(())
         return len(self._instructions) - 1
 
     def _add_threads(self) -> None:

@@ -103,7 +103,12 @@ class _Places:
         self._skip(self._units(form.if_key) + self._units(form.in_) + 1 + 1)
         self._branches(form)
 
-    def _branches(self, form: language.Choose | language.IfKey) -> None:
+    @_statement.register
+    def _(self, form: language.IfNone) -> None:
+        self._skip(self._units(form.if_none) + 1)
+        self._branches(form)
+
+    def _branches(self, form: language.Choose | language.IfKey | language.IfNone) -> None:
         for body in (form.do, form.otherwise):
             known, start = len(self.found), self._at
             self._at = self._at.plus(0, 2)
@@ -166,6 +171,10 @@ def _parts(form: "Expression | Statement") -> tuple[int, list[Expression]]:
             return 2 * (GLOBAL + CALL), [form.first_key]
         case language.Await():
             return _DELEGATION, [form.await_]
+        case language.Weakref():
+            return GLOBAL + CALL, [form.weakref, *([] if form.callback is None else [form.callback])]
+        case language.Referent():
+            return 1 + CALL, [form.referent]
         case language.Steps():
             return METHOD + CALL, [form.steps]
     return _parts_of_statement(form)

@@ -13,63 +13,44 @@ collections of the oldest generation. STOP ends.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.dicts import clear_dict
+from replay.objects.clearing import WITH_OWNER, can_be_cleared, clear_object
+from replay.objects.dropping import clear_reference, weak_references
 from replay.objects.heap import (
     CALLBACKS,
-    CELL,
-    DICT,
-    DICT_ITERATOR,
-    EXCEPTION,
-    EXIT,
-    EXIT_TRACEBACK,
     FINALIZES,
-    FRAME,
-    FREE_LISTS,
-    FUNCTION,
     GARBAGE,
     GENERATIONS,
-    GENERATOR,
-    GENERATOR_FRAME,
-    INSTANCE,
-    KEYS,
-    KINDS,
-    LIST,
-    LIST_ITERATOR,
-    LIST_QUEUE,
     MALLOC,
-    METHOD,
     OBJ,
-    OPEN,
     PERMANENT,
-    PLACE,
-    QUEUE,
-    REFERABLE,
-    SET,
-    STEPS,
-    TRACEBACK,
-    TUPLE,
-    TUPLE_ITERATOR,
-    WEAKREF,
-    clear_reference,
     drop,
     emit,
-    end_items,
-    end_vector,
     free_block,
     free_counted_block,
-    give_items,
-    has_header,
-    is_forward,
     may_be_tracked,
     new_block,
     refer,
     references,
     track,
     untrack,
-    weak_references,
+)
+from replay.objects.kinds import (
+    DICT,
+    FRAME,
+    FREE_LISTS,
+    GENERATOR,
+    GENERATOR_FRAME,
+    INSTANCE,
+    KEYS,
+    KINDS,
+    OPEN,
+    PLACE,
+    TUPLE,
+    WEAKREF,
+    has_header,
+    is_forward,
 )
 from replay.objects.running_generators import RUNNING, conceal_generators, expose_generators
-from replay.objects.sets import give_slots
 from replay.trace import Op
 
 IDLE, START, CLEAR, EMPTY, STOP, FINALIZE, CALL_BACK = range(7)
@@ -79,10 +60,6 @@ GC_START, GC_END = int(Op.GC_START), int(Op.GC_END)
 START_TEXT, STOP_TEXT = 5, 4
 """Lengths of two texts that CPython creates for callbacks, from 3.12 on."""
 
-WITH_OWNER = (
-    LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD, EXIT_TRACEBACK, EXIT, STEPS, WEAKREF,
-)  # fmt: skip
-"""Kinds of objects whose only reference is `owner`."""
 INSTANCES = (INSTANCE, OPEN)
 
 
@@ -105,7 +82,7 @@ def _children(heap, number):
     if entry.kind in WITH_OWNER:
         return np.int64(1)
     if entry.kind == GENERATOR:
-        return np.int64(1) if entry.owner else np.int64(0 if entry.capacity == RUNNING else entry.length)
+        return np.int64(entry.owner > 0) + (0 if entry.capacity == RUNNING else entry.length)
     return references(heap, number) + (entry.kind == GENERATOR_FRAME)
 
 
@@ -113,7 +90,7 @@ def _children(heap, number):
 def _child(heap, number, index):
     """Returns one of these entries, in the order of CPython's traversal; 0 for an empty one."""
     entry = heap.objects[number]
-    if entry.kind in WITH_OWNER or (entry.kind == GENERATOR and entry.owner):
+    if entry.kind in WITH_OWNER:
         return np.int64(entry.owner)
     if entry.kind == FRAME:  # its caller, its function, then the variables
         place = entry.length - index if index > 1 and heap.rules[0].locals_from_last else index - 1
@@ -125,28 +102,34 @@ def _child(heap, number, index):
 
 @leaf
 def _value(heap, number, index):
-    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself."""
+    """Returns an entry of a generator or frame; a loop without an iterator object has the sequence itself. What a
+    generator handles is last."""
     entry = heap.objects[number]
-    if entry.kind == GENERATOR_FRAME:
+    if heap.rules[0].frame_base:
         if index == 0:
             return np.int64(entry.owner)
         index -= 1
+    elif index == entry.length:
+        return np.int64(entry.owner)
     value = np.int64(heap.items[entry.first + index])
     return np.int64(heap.objects[value].owner) if heap.objects[value].kind == PLACE else value
 
 
 @leaf
 def count_outer_references(heap, ring):
-    """Sets `outer_refs` of all objects of a ring; returns how many objects and references it visited."""
+    """Sets `outer_refs` of all objects of a ring, and counts them; returns the number of objects and references that it
+    visited."""
     visited, number = np.int64(0), np.int64(heap.objects[ring].next)
     while number != ring:
         entry = heap.objects[number]
         entry.outer_refs, entry.found = entry.refs, IN_QUESTION
+        visited += 1
         number = np.int64(entry.next)
+    heap.collector[0].visited = visited
     number = np.int64(heap.objects[ring].next)
     while number != ring:
         children = _children(heap, number)
-        visited += 1 + children
+        visited += children
         for index in range(children):
             child = _child(heap, number, index)
             if heap.objects[child].found == IN_QUESTION:
@@ -304,6 +287,7 @@ def _find(heap):
     collector = heap.collector[0]
     generation = collector.generation
     ring, garbage = heap.generations[generation].ring, heap.generations[GARBAGE].ring
+    start = heap.counts[0].events
     emit(heap, GC_START, np.int64(0), np.int64(0), generation)
     _text(heap, np.int64(START_TEXT))
     if generation + 1 < GENERATIONS:
@@ -313,6 +297,7 @@ def _find(heap):
         if younger < generation:
             move_all(heap, heap.generations[younger].ring, ring)
     heap.counts[0].steps += count_outer_references(heap, ring)
+    heap.events[start].block = collector.visited
     collector.generators, collector.finalizers, collector.freed = 0, 0, 0
     separate_garbage(heap, ring, garbage)
     survivors = _survivors(heap, ring, generation + 1 == GENERATIONS)
@@ -349,115 +334,10 @@ def _clear(heap):
         collector.free_list = 0
         return
     collector.held = number
-    if _can_be_cleared(heap, heap.objects[number].kind):
+    if can_be_cleared(heap, heap.objects[number].kind):
         refer(heap, number)
         drop(heap, number)
-        _clear_object(heap, number)
-
-
-@leaf
-def _can_be_cleared(heap, kind):
-    """Whether the collector can drop the references of an object of a kind."""
-    if kind in (QUEUE, LIST_QUEUE):
-        return heap.rules[0].clears_queues > 0
-    return kind in (LIST, DICT, INSTANCE, OPEN, SET, FUNCTION, CELL, EXCEPTION, TRACEBACK, FRAME, WEAKREF)
-
-
-@leaf
-def _clear_object(heap, number):
-    """Drops all references of an object."""
-    kind = heap.objects[number].kind
-    if kind == LIST:
-        end_vector(heap, number)
-    elif kind == DICT and heap.objects[number].vector == 0:
-        clear_dict(heap, number)
-    elif kind in (DICT, SET):
-        _clear_table(heap, number)
-    elif kind in WITH_OWNER:
-        if heap.objects[number].owner:
-            drop(heap, np.int64(heap.objects[number].owner))
-        heap.objects[number].owner = 0
-    elif kind == OPEN and heap.objects[number].vector and heap.rules[0].clears_values:
-        _clear_values(heap, number)
-    elif kind == FRAME:
-        _clear_variables(heap, number)
-    elif kind in (QUEUE, LIST_QUEUE):
-        _clear_queue(heap, number)
-    else:
-        _clear_slots(heap, number)
-
-
-@leaf
-def _clear_values(heap, number):
-    """Drops the attributes of an instance, and frees their block; its weak references remain."""
-    reference = weak_references(heap, number)
-    reverse_items(heap, number)
-    end_items(heap, number, heap.objects[number].length)
-    if reference:
-        give_items(heap, number, np.int64(1))
-        entry = heap.objects[number]
-        entry.capacity, heap.items[entry.first + (1 << entry.room) - 1] = REFERABLE, reference
-
-
-@leaf
-def _clear_table(heap, number):
-    """Empties a set, or a dict that shares its keys with others."""
-    entry, length = heap.objects[number], references(heap, number)
-    keys, kind = np.int64(entry.owner), entry.kind
-    reverse_items(heap, number)
-    vector = end_items(heap, number, length)
-    if kind == SET:
-        entry.owner = 0
-        give_slots(heap, number)
-    elif kind == DICT:
-        entry.owner = 0
-        heap.objects[vector].owner = keys
-
-
-@leaf
-def reverse_items(heap, number):
-    """Reverses the items of an object before they are taken from it, so that they die from the first one on."""
-    entry, length = heap.objects[number], references(heap, number)
-    for index in range(length // 2):
-        first, last = entry.first + index, entry.first + length - 1 - index
-        heap.items[first], heap.items[last] = heap.items[last], heap.items[first]
-
-
-@leaf
-def _clear_queue(heap, number):
-    """Drops the list of a queue, or its items, from the first one on, and its array."""
-    queue = heap.objects[number]
-    if queue.kind == LIST_QUEUE:
-        drop(heap, np.int64(heap.items[queue.first + 1]))
-        queue.length, heap.items[queue.first + 1] = 1, 0
-        return
-    semaphore, length = np.int64(heap.items[queue.first]), np.int64(queue.length)
-    heap.items[queue.first] = 0
-    reverse_items(heap, number)
-    end_items(heap, number, length)
-    give_items(heap, number, np.int64(2))
-    heap.items[heap.objects[number].first], heap.objects[number].length, heap.objects[number].owner = semaphore, 1, 1
-
-
-@leaf
-def _clear_slots(heap, number):
-    """Drops the references of an instance, from its first slot on."""
-    for slot in range(heap.objects[number].length):
-        place = heap.objects[number].first + heap.objects[number].length - 1 - slot
-        if heap.items[place]:
-            drop(heap, np.int64(heap.items[place]))
-            heap.items[place] = 0
-
-
-@leaf
-def _clear_variables(heap, number):
-    """Drops the variables of a frame object, as if it ended; not its caller and its function."""
-    entry = heap.objects[number]
-    for index in range(entry.length - 2):
-        place = entry.first + entry.length - 2 - index
-        if heap.items[place]:
-            drop(heap, np.int64(heap.items[place]))
-            heap.items[place] = 0
+        clear_object(heap, number)
 
 
 @leaf

@@ -25,8 +25,14 @@ SUPPORTED = {
     ("exceptions", "inner functions and methods"),
     ("exceptions", "threads"),
     ("inner functions and methods", "generators"),
+    ("exceptions", "generators"),
     ("generators", "coroutines and `yield from`"),
     ("inner functions and methods", "weak references and finalizers"),
+    ("exceptions", "weak references and finalizers"),
+    ("exceptions", "coroutines and `yield from`"),
+    ("generators", "weak references and finalizers"),
+    ("coroutines and `yield from`", "weak references and finalizers"),
+    ("inner functions and methods", "coroutines and `yield from`"),
 }
 """Pairs of features that can be combined."""
 

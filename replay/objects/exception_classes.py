@@ -10,6 +10,9 @@ from replay.objects.language import EXCEPTIONS, INIT, Program
 from replay.support.names import nearest
 from replay.support.yaml_documents import Problem
 
+STOP_ITERATION = "StopIteration"
+"""The class that only `next` raises."""
+
 
 def class_names(program: Program) -> list[str]:
     """Returns the names of all classes by number, also of those that are no exceptions."""
@@ -62,6 +65,8 @@ def wrong_bases(program: Program) -> Iterator[Problem]:
             is_later = kind.base in program.classes and program.classes[kind.base].base
             what = "is not before this class" if is_later else f"is no class of exceptions; {nearest(kind.base, known)}"
             yield Problem(place, f"{kind.base!r} {what}")
+        if kind.base == STOP_ITERATION:
+            yield Problem(place, f"no class can derive from {STOP_ITERATION} here")
         if kind.base and number >= CLASS_BITS:
             yield Problem(place, f"only the first {CLASS_BITS - len(EXCEPTIONS)} classes can have `base`")
         if kind.base and kind.slots is not None:

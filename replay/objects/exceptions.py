@@ -11,19 +11,9 @@ from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
 from replay.objects.functions import cell_slot
 from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, IN_CELL, JUMPS_BACK, LENGTH_MASK, UNKNOWN
-from replay.objects.heap import (
-    BUILTIN_EXCEPTIONS,
-    EXCEPTION,
-    EXCEPTION_ITEMS,
-    INT,
-    TUPLE,
-    drop,
-    drop_leaf,
-    give_items,
-    new_object,
-    refer,
-)
+from replay.objects.heap import drop, drop_leaf, give_items, new_object, refer
 from replay.objects.instructions import IN_TUPLE
+from replay.objects.kinds import BUILTIN_EXCEPTIONS, EXCEPTION, EXCEPTION_ITEMS, INT, STOP_ITERATION, TUPLE
 from replay.objects.machine import (
     ARGUMENTS,
     CRITICAL_LENGTH,
@@ -45,7 +35,7 @@ from replay.objects.machine import (
 )
 
 ATTRIBUTES_ITEM, ARGUMENTS_ITEM, TRACEBACK_ITEM, CAUSE_ITEM, CONTEXT_ITEM = range(EXCEPTION_ITEMS)
-SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE = range(1, 6)
+SEEK, ADD_FRAME, ADD_TRACEBACK, ENTER, LEAVE, NOTE_PLACE, STOP = range(1, 8)
 """What the machine does next with a raised exception: see `replay.objects.unwinding`."""
 
 
@@ -135,6 +125,8 @@ def push_place(machine):
 def exception_bytes(heap, which):
     """Returns the size of an exception of a class."""
     rules = heap.rules[0]
+    if which == STOP_ITERATION:
+        return np.int64(rules.exception_bytes + 8)
     return np.int64(rules.exception_bytes if which < BUILTIN_EXCEPTIONS else rules.own_exception_bytes)
 
 
@@ -159,6 +151,49 @@ def _new_exception(machine, which, count):
                 heap.objects[heap.items[first + index]].refs -= 1
         heap.items[heap.objects[number].first + ARGUMENTS_ITEM] = pop(machine)
     return number
+
+
+@leaf
+def create_raised(machine, context):
+    """Creates the exception that is raised, of class `raised_class`. `context`: the one that is handled, 0 for none."""
+    heap, state = machine.heap, machine.state[0]
+    which = np.int64(state.raised_class)
+    number = new_object(heap, np.int64(EXCEPTION), exception_bytes(heap, which), np.int64(EXCEPTION_ITEMS))
+    give_items(heap, number, np.int64(EXCEPTION_ITEMS))
+    heap.objects[number].owner, heap.objects[number].capacity = which, state.raised_at
+    if context:
+        refer(heap, context)
+        set_item(heap, number, np.int64(CONTEXT_ITEM), context)
+    state.raised = number
+
+
+@leaf
+def pass_stop(machine, context):
+    """Creates and drops the StopIteration with which a generator ends while an exception is handled."""
+    state = machine.state[0]
+    raised, which = np.int64(state.raised), np.int64(state.raised_class)
+    state.raised_class = STOP_ITERATION
+    create_raised(machine, context)
+    drop(machine.heap, np.int64(state.raised))
+    state.raised, state.raised_class = raised, which
+
+
+@leaf
+def stop_context(machine):
+    """Returns the handled exception that has the end of a generator create a StopIteration, up to 3.9; else 0."""
+    return handled_exception(machine) if machine.heap.rules[0].wraps_results else np.int64(0)
+
+
+@leaf
+def handled_exception(machine):
+    """Returns the exception that is handled now; in a generator maybe by a caller. 0 for none."""
+    state = machine.state[0]
+    found, depth = np.int64(state.handled), np.int64(state.depth)
+    while found == 0 and depth > 0:
+        if machine.frames[depth].generator:
+            found = np.int64(machine.frames[depth - 1].handled)
+        depth -= 1
+    return found
 
 
 @leaf
@@ -191,15 +226,18 @@ def _raise(machine, number):
     """Raises an exception. One that is handled now becomes its context."""
     heap, state = machine.heap, machine.state[0]
     heap.objects[number].capacity = state.at
-    if state.handled and state.handled != number:
-        other = np.int64(state.handled)
+    handled = np.int64(state.handled)
+    if handled == 0 and state.generators:
+        handled = handled_exception(machine)
+    if handled and handled != number:
+        other = handled
         while item_of(heap, other, CONTEXT_ITEM):
             if item_of(heap, other, CONTEXT_ITEM) == number:
                 set_item(heap, other, CONTEXT_ITEM, np.int64(0))
             else:
                 other = item_of(heap, other, CONTEXT_ITEM)
-        refer(heap, state.handled)
-        set_item(heap, number, CONTEXT_ITEM, np.int64(state.handled))
+        refer(heap, handled)
+        set_item(heap, number, CONTEXT_ITEM, handled)
     state.raised, state.unwinding = number, ADD_FRAME
     state.region = machine.region_of[state.at - 1]
     _take_traceback(machine, number)

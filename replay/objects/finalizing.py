@@ -17,18 +17,8 @@ from replay.objects.collector import (
     separate_garbage,
     start_clearing,
 )
-from replay.objects.heap import (
-    CALLBACKS,
-    FINALIZED,
-    FINALIZES,
-    GARBAGE,
-    GENERATIONS,
-    GENERATOR,
-    drop,
-    refer,
-    track,
-    untrack,
-)
+from replay.objects.heap import CALLBACKS, FINALIZED, FINALIZES, GARBAGE, GENERATIONS, drop, refer, track, untrack
+from replay.objects.kinds import GENERATOR
 from replay.objects.nested_calls import call_finalizer, call_now
 
 
@@ -91,7 +81,7 @@ def _finalize(machine):
             return
         number = following
     move_all(heap, done, garbage)
-    if collector.finalizers:
+    if collector.finalizers or (collector.generators and machine.state[0].calls_nested):
         _keep_resurrected(heap)
     collector.garbage = count_garbage(heap) + collector.freed
     start_clearing(heap)

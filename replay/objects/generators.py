@@ -1,9 +1,11 @@
 """Generators: objects that keep the variables and values of a function while it is suspended.
 
     generator   `vector`: its function. `capacity`: the instruction that is next, ENDED, or RUNNING. Its items are the
-                local variables and then the stack; one more is the block of its frame object, in 3.12
-    frame       up to 3.10, a separate object: the `owner` of its generator, and it has the items. `capacity`: the
-                function; `vector`: its memory in variables and values; `owner`: the frame that resumed it
+                local variables and then the stack; one more is its frame object, if it has one. `owner`: the exception
+                that it handles
+    frame       up to 3.10, a separate object: the `owner` of its generator, and it has the values. The generator's own
+                items are the exception that it handles, and the traceback. `capacity`: the function; `vector`: its
+                memory in variables and values; `owner`: the frame that resumed it
     running     the values are on the machine's stack, not in the items
 
 `replay.objects.closing` has the end of a generator that is suspended.
@@ -13,40 +15,35 @@ import numpy as np
 
 from replay.jit.compiling import cold, leaf
 from replay.objects.calls import enter_frame
-from replay.objects.heap import (
-    GENERATOR,
-    GENERATOR_FRAME,
-    STEPS,
-    TUPLE,
-    drop,
-    free_counted_block,
-    give_items,
-    new_object,
-    new_record,
-    take_items,
-    track,
-)
+from replay.objects.exceptions import STOP, create_raised, pass_stop, stop_context
+from replay.objects.frame_objects import end_unreferred, is_frame_referred, leave_variables, object_place
+from replay.objects.heap import drop, give_items, new_object, new_record, take_items, track
 from replay.objects.instructions import COROUTINE
+from replay.objects.interruptions import continue_interrupted
+from replay.objects.kinds import FRAME, GENERATOR, GENERATOR_FRAME, STEPS, STOP_ITERATION, TUPLE
 from replay.objects.machine import (
     ALREADY_RUNNING,
     AWAITED,
     DEPTH_MAX,
     GENERATOR_ENDED,
+    IGNORES_EXIT,
     MAKE_FRAME,
     MAKE_GENERATOR,
     NEXT_OF,
     NONE,
     NOT_GENERATOR,
     RESULT_LOST,
+    RETURNED_TO_HANDLER,
     SEND,
     TOO_DEEP,
     TUPLE_RETURNED,
     YIELD,
+    applies,
     fail,
     pop,
     push,
 )
-from replay.objects.running_generators import ENDED, RUNNING, coroutine_of, values_of
+from replay.objects.running_generators import ENDED, RUNNING, coroutine_of, give_handled, values_of
 
 
 @leaf
@@ -107,13 +104,24 @@ def _make_generator(machine, function):
 @leaf
 def resume(machine, generator):
     """Continues a generator that has not ended."""
-    heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[generator]
+    state, entry = machine.state[0], machine.heap.objects[generator]
     if entry.capacity == RUNNING:
         return fail(machine, ALREADY_RUNNING, np.int64(0), np.int64(0))
     if state.depth == DEPTH_MAX:
         return fail(machine, TOO_DEEP, np.int64(0), np.int64(DEPTH_MAX))
+    enter_generator(machine, generator)
+    machine.functions[state.function].warmth += 1
+    state.checks = machine.instructions[state.at].op != SEND
+    return True
+
+
+@leaf
+def enter_generator(machine, generator):
+    """Moves the values of a suspended generator to the stack, and what it handles to the state."""
+    heap, state, entry = machine.heap, machine.state[0], machine.heap.objects[generator]
     caller, values = machine.frames[state.depth], heap.objects[values_of(heap, generator)]
     caller.function, caller.at, caller.locals = state.function, state.at, state.locals
+    caller.handled, caller.handled_traceback = state.handled, state.handled_traceback
     state.depth += 1
     state.generators += 1
     state.function, state.at, state.locals = entry.vector, entry.capacity, state.top
@@ -121,29 +129,35 @@ def resume(machine, generator):
         machine.stack[state.locals + slot] = heap.items[values.first + slot]
     state.top = state.locals + values.length
     values.length, entry.capacity = 0, RUNNING
-    called, frame = machine.functions[state.function], machine.frames[state.depth]
-    frame.generator, frame.has_callee = generator, 0
-    if heap.rules[0].exit_bytes:
-        frame.block = heap.items[values.first + called.locals + called.stack]
-    called.warmth += 1
-    state.checks = machine.instructions[state.at].op != SEND
-    return True
+    frame = machine.frames[state.depth]
+    frame.generator, frame.has_callee, frame.kept, frame.closes = generator, 0, 0, 0
+    state.handled, state.handled_traceback = 0, 0
+    if heap.rules[0].frame_base == 0:
+        frame.object = heap.items[object_place(machine, generator)]
+        state.handled, entry.owner = entry.owner, 0
+    elif entry.length:
+        state.handled, state.handled_traceback = heap.items[entry.first], heap.items[entry.first + 1]
+        entry.length = 0
 
 
 @leaf
 def suspend(machine):
     """Returns to the caller; the generator keeps its values, except the top one of the stack, which is returned."""
     heap, state = machine.heap, machine.state[0]
-    result, frame = pop(machine), machine.frames[state.depth]
-    entry, called = heap.objects[frame.generator], machine.functions[state.function]
+    frame = machine.frames[state.depth]
+    if frame.closes:
+        return fail(machine, IGNORES_EXIT, np.int64(0), np.int64(0))
+    result, entry = pop(machine), heap.objects[frame.generator]
     values = heap.objects[values_of(heap, np.int64(frame.generator))]
     entry.capacity = state.at
     values.length = state.top - state.locals
     for slot in range(values.length):
         heap.items[values.first + slot] = machine.stack[state.locals + slot]
-    if heap.rules[0].exit_bytes:
-        heap.items[values.first + called.locals + called.stack] = frame.block
-        frame.block = 0
+    if heap.rules[0].frame_base == 0:
+        heap.items[object_place(machine, np.int64(frame.generator))] = frame.object
+        frame.object, entry.owner = 0, state.handled
+    elif state.handled:
+        give_handled(heap, np.int64(frame.generator), np.int64(state.handled), np.int64(state.handled_traceback))
     _leave(machine)
     if machine.instructions[state.at - 1].op == NEXT_OF:
         _end_next(machine, result, False)
@@ -154,7 +168,7 @@ def suspend(machine):
 
 @leaf
 def _leave(machine):
-    """Returns from a generator to its caller."""
+    """Returns from a generator to its caller, which handles what it handled before."""
     state = machine.state[0]
     machine.frames[state.depth].generator = 0
     state.top = state.locals
@@ -162,6 +176,7 @@ def _leave(machine):
     state.depth -= 1
     caller = machine.frames[state.depth]
     state.function, state.at, state.locals = caller.function, caller.at, caller.locals
+    state.handled, state.handled_traceback = caller.handled, caller.handled_traceback
 
 
 @leaf
@@ -180,20 +195,45 @@ def _end_next(machine, result, has_ended):
 
 
 @leaf
+def stop(machine):
+    """Has `next` raise StopIteration, if the program handles exceptions."""
+    if machine.regions.shape[0] == 1:
+        return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+    machine.state[0].unwinding = STOP
+    return True
+
+
+@leaf
+def fail_next(machine):
+    """Drops the arguments of `next`, whose generator an exception left, or leaves them on the stack."""
+    if not applies(machine, machine.heap.rules[0].keeps_failed):
+        _end_next(machine, np.int64(0), False)
+        machine.state[0].top -= 1
+        machine.state[0].checks = 0
+
+
+@leaf
 def _end_generator(machine):
     """Ends the function of a generator: its values die, then the caller has no next item, or the result of `await`."""
     heap, state = machine.heap, machine.state[0]
     result = pop(machine)
     frame, locals_ = machine.frames[state.depth], np.int64(state.locals)
-    number, count = np.int64(frame.generator), np.int64(machine.functions[state.function].locals)
-    entry = heap.objects[number]
-    block = np.int64(frame.block)
-    frame.block = 0
-    entry.capacity = ENDED
-    _leave(machine)
+    number, count, closes = np.int64(frame.generator), machine.functions[state.function].locals, frame.closes
+    lives_on = is_frame_referred(machine)
+    if lives_on:
+        leave_variables(machine)
+    elif frame.object:
+        end_unreferred(machine)
+    leave_generator(machine)
     caller = machine.instructions[state.at - 1]
-    if caller.op == SEND:
-        if heap.rules[0].wraps_tuples and heap.objects[result].kind == TUPLE:
+    context = stop_context(machine)
+    if context and result != machine.ints.shape[0] + 1 + NONE:
+        return fail(machine, RETURNED_TO_HANDLER, np.int64(0), np.int64(0))
+    if closes:
+        continue_interrupted(machine)
+        drop(heap, result)
+    elif caller.op == SEND:
+        if heap.rules[0].wraps_results and heap.objects[result].kind == TUPLE:
             return fail(machine, TUPLE_RETURNED, np.int64(0), np.int64(0))
         state.at = caller.other
         drop(heap, pop(machine))
@@ -201,27 +241,51 @@ def _end_generator(machine):
     elif result != machine.ints.shape[0] + 1 + NONE:
         return fail(machine, RESULT_LOST, np.int64(0), np.int64(0))
     elif caller.op == NEXT_OF:
-        if not caller.argument:
-            return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
-        _end_next(machine, np.int64(0), True)
+        if caller.argument:
+            _end_next(machine, np.int64(0), True)
+        elif not stop(machine):
+            return False
     else:
         _end_loop(machine)
-    if entry.owner:
-        values = heap.objects[entry.owner]
-        for slot in range(count):
-            heap.items[values.first + slot] = machine.stack[locals_ + slot]
-        values.length = count
-        drop(heap, np.int64(entry.owner))
-        entry.owner = 0
+    if context and state.unwinding == STOP:
+        state.raised_class, state.raised_at = STOP_ITERATION, state.at
+        create_raised(machine, context)
+    elif context:
+        pass_stop(machine, context)
+    if lives_on:
         return True
-    if heap.rules[0].exit_bytes and block:
-        free_counted_block(heap, block)
-    take_items(heap, number)
+    if heap.rules[0].frame_base:
+        _end_frame(heap, number, machine.stack, locals_, np.int64(count))
+        return True
     for index in range(count):
         slot = index if heap.rules[0].locals_from_last else count - 1 - index
         if machine.stack[locals_ + slot]:
             drop(heap, np.int64(machine.stack[locals_ + slot]))
     return True
+
+
+@leaf
+def leave_generator(machine):
+    """Ends a generator whose variables were moved, and returns to its caller."""
+    heap, number = machine.heap, np.int64(machine.frames[machine.state[0].depth].generator)
+    heap.objects[number].capacity = ENDED
+    if heap.rules[0].frame_base == 0:
+        take_items(heap, number)
+    elif heap.objects[heap.objects[number].owner].kind == FRAME:
+        heap.objects[number].owner = 0
+    _leave(machine)
+
+
+@leaf
+def _end_frame(heap, generator, values, first, count):
+    """Moves the variables of a generator back to its frame, which ends, up to 3.10."""
+    entry = heap.objects[generator]
+    frame = heap.objects[entry.owner]
+    for slot in range(count):
+        heap.items[frame.first + slot] = values[first + slot]
+    frame.length = count
+    drop(heap, np.int64(entry.owner))
+    entry.owner = 0
 
 
 @leaf
@@ -264,7 +328,7 @@ def _next_of(machine, has_default):
     if entry.capacity != ENDED:
         return resume(machine, number)
     if not has_default:
-        return fail(machine, GENERATOR_ENDED, np.int64(0), np.int64(0))
+        return stop(machine)
     _end_next(machine, np.int64(0), True)
     return True
 

@@ -284,3 +284,8 @@ class Code(NamedTuple):
     @property
     def has_exceptions(self) -> bool:
         return len(self.regions) > 1
+
+    @property
+    def runs_when_closed(self) -> bool:
+        """Whether generators can have statements that run while they are closed."""
+        return self.has_exceptions and bool((self.instructions["op"] == Do.END_GENERATOR).any())

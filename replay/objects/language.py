@@ -30,6 +30,8 @@ EXCEPTIONS = {
     "RuntimeError": "Exception", "NotImplementedError": "RuntimeError",
     "TypeError": "Exception",
     "ValueError": "Exception",
+    "GeneratorExit": "GeneratorExit",
+    "StopIteration": "Exception",
 }  # fmt: skip
 """The exceptions that a program can raise, and their base classes. All have the same size."""
 RESERVED = {MAIN, "range", "len", "next", "iter", "set", "gc", "CHOICES", "LETTER", "BYTE", *EXCEPTIONS}

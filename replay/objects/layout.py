@@ -14,8 +14,8 @@ from replay.jit.arrays import copied
 from replay.objects.handlers import COLD, DEAD, HAS_RESULT, IN_CELL, JUMPS_BACK, NAME
 from replay.objects.instructions import Code, Do
 
-BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE)
-ENDS = (Do.JUMP, Do.RETURN, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
+BRANCHES = (Do.NEXT, Do.CHOOSE, Do.CONTAINS, Do.MATCH, Do.IS_NONE, Do.SEND)
+ENDS = (Do.JUMP, Do.RETURN, Do.END_GENERATOR, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 """Instructions that do not continue with the next one."""
 _IN_3_12 = {
     Do.LETTERS: 2, Do.BYTES: 2, Do.HALF: 2, Do.LIST_OF_CONSTANTS: 2, Do.SET_OF_CONSTANTS: 2, Do.NEW: 2, Do.CALL: 2,
@@ -24,6 +24,8 @@ _IN_3_12 = {
     Do.LEAVE_HANDLER: 4, Do.ARGUMENTS: 0, Do.MAKE_FUNCTION: 2, Do.MAKE_CLOSURE: 2, Do.CALL_VALUE: 2,
     Do.MAKE_ARGUMENTS: 0, Do.CALL_INIT: 0, Do.END_INIT: 0, Do.START: 3, Do.ACQUIRE: 2, Do.RELEASE: 2, Do.PUT: 3,
     Do.TAKE: 2, Do.SLEEP: 3, Do.LOCK: 2, Do.QUEUE: 2, Do.FILL_QUEUE: 0,
+    Do.GENERATOR_FRAME: 0, Do.GENERATOR: 2, Do.YIELD: 3, Do.NEXT_OF: 2, Do.CLOSE: 3,
+    Do.PACK_ARGUMENTS: 0, Do.WEAKREF: 2, Do.REFERENT: 2,
 }  # fmt: skip
 """Number of CPython 3.12's instructions for one, if not 1."""
 _LONGEST_COPY = 4
@@ -107,7 +109,7 @@ def _is_copied(instructions: Instructions, at: int, targets: set[int]) -> bool:
         if do in BRANCHES or (at in targets and not is_start):
             return False
         at, is_start = at + 1, False
-        if do == Do.RETURN:
+        if do in (Do.RETURN, Do.END_GENERATOR):
             return length + (not has_constant) <= _LONGEST_COPY
         has_constant = do == Do.CONSTANT or (has_constant and do == Do.UNWIND)
         length += _IN_3_12.get(Do(do), 1) - (has_constant and do == Do.UNWIND) + (do == Do.SET and argument == 0)

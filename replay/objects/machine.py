@@ -56,8 +56,13 @@ MISTAKES = (
     "a coroutine dies here that never ran, which CPython warns about: await it, take its steps, or close it before",
     "the coroutine returns a value here, which only `await` gets: its steps have none",
     "a coroutine that returns a tuple is not supported in 3.8 and 3.9; return a list",
+    "a coroutine that returns a value to a handler is not supported in 3.8 and 3.9",
     "expected an instance of a class without slots, or with `weakref: true`",
     "expected a weak reference",
+    "a generator yields here while it is being closed, which CPython does not allow",
+    "an exception leaves a finalizer, a callback or a dying generator here, which CPython only prints; this is not "
+    "supported yet",
+    "StopIteration leaves a generator here, for which CPython raises a RuntimeError; this is not supported yet",
     "the program takes more than {limit:,} steps; if it ends, allow more with `limits: {{steps: …}}`",
 )
 (
@@ -66,30 +71,39 @@ MISTAKES = (
     NOT_FUNCTION, WRONG_COUNT, IS_METHOD, NOT_EXCEPTION, UNCAUGHT, CRITICAL_LENGTH, NOT_LOCK, NOT_HELD, NOT_QUEUE,
     NOT_GENERATOR, ALREADY_RUNNING, GENERATOR_ENDED, UNKNOWN_PLACE, MIXED_LOOP,
     AWAITED, AWAITED_ALREADY, NOT_AWAITABLE, NOT_COROUTINE, NEVER_RAN, RESULT_LOST,
-    TUPLE_RETURNED,
-    NOT_REFERABLE, NOT_WEAKREF,
+    TUPLE_RETURNED, RETURNED_TO_HANDLER,
+    NOT_REFERABLE, NOT_WEAKREF, IGNORES_EXIT, LEAVES_DYING, STOPS_GENERATOR,
     TOO_MANY_STEPS,
 ) = range(1, len(MISTAKES))  # fmt: skip
-FRAME = record("function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator")
-"""`block`, `room`: its memory, up to 3.10; in 3.12 `block` is the frame object, if the end of a generator created it.
-`kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`: whether the function or bound method that
-was called is on the stack, below the local variables. `object`: its frame object, 0 for none. `generator`: what runs in
-the frame, if it is a generator."""
-NESTED = record("at", "checks", "is_over", "floor", "waiting", "phase", "ready", "ready_before")
-"""What a nested call interrupts: see `replay.objects.nested_calls`."""
+FRAME = record(
+    "function", "at", "locals", "block", "room", "kept", "has_callee", "object", "generator", "closes", "handled",
+    "handled_traceback",
+)  # fmt: skip
+"""`block`, `room`: its memory, up to 3.10. `kept`: number of arguments that the caller keeps, up to 3.10. `has_callee`:
+whether the function or bound method that was called is on the stack, below the local variables. `object`: its frame
+object, 0 for none. `generator`: what runs in the frame, if it is a generator. `closes`: whether this generator is being
+closed: BY_CALL of `close`, or otherwise. `handled`, `handled_traceback`: what the caller of a generator handles; the
+generator has its own."""
+NESTED = record(
+    "at", "checks", "is_over", "floor", "waiting", "phase", "ready", "ready_before", "unwinding", "region", "raised",
+    "raised_class", "raised_at", "raised_traceback",
+)  # fmt: skip
+"""What a nested call interrupts: see `replay.objects.interruptions`."""
 STATE = record(
     "at", "function", "locals", "top", "depth", "frames_kept", "random", "choices", "need", "is_over", "mistake",
-    "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_traceback", "handled",
+    "value", "limit", "checks", "nested", "ended_frame", "unwinding", "region", "raised", "raised_class", "raised_at",
+    "raised_traceback", "handled",
     "handled_traceback",
     "waits", "awaited", "delay_ns", "given", "granted", "yields", "collecting",
     "arguments", "callback", "boot", "thread_state", "handle",
     "next_arguments", "next_callback", "next_boot", "next_thread_state", "next_handle",
-    "generators", "closing_frame", "end_call", "interrupted",
+    "generators", "calls_nested", "end_call", "interrupted",
 )  # fmt: skip
 """`need`: entries of the stack and of the items that one step can take at most. `checks`: whether CPython checks for a
 requested collection now (from 3.12 on), and whether another thread wants the GIL. `nested`: number of calls of
 `__init__`, each of which takes two levels of CPython's limit. `ended_frame`: stands for the frame that ends, up to
 3.10. `unwinding`: what is next to do with the exception `raised`, 0 for none; `region`: the region that it leaves.
+Up to 3.11, `raised` is 0 for an exception that was not created yet, of class `raised_class`, raised at `raised_at`.
 `handled`: the exception whose handler runs. Both have a traceback of their own, the former up to 3.11, the latter up to
 3.10.
 
@@ -100,9 +114,10 @@ thread; `delay_ns`: a time; `given`: what the woken thread is `granted`: 1 for a
 `arguments`, a tuple, and the blocks `callback`, `boot`, `thread_state`, `handle`: of the thread, 0 for none; `next_…`:
 of the thread that it starts.
 
-`generators`: how many are running. `closing_frame`: the frame of the generator that is being closed, while it is the
-running one (up to 3.12). `end_call`: the instruction END_CALL, if there is one.
+`generators`: how many are running. `calls_nested`: whether the end of objects can run code of the program.
+`end_call`: the instruction END_CALL, if there is one.
 `interrupted`: number of nested calls that run."""
+BY_CALL = 2
 WARM = 8
 """Number of calls and jumps back after which 3.11 specialises the instructions of a function."""
 FRAMES_KEPT = 200

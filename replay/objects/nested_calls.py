@@ -1,7 +1,6 @@
 """Calls of functions while other objects end: finalizers, and callbacks of weak references.
 
-Such a call comes before everything else that is left to drop: `floor` is the number of references that were left before
-it. A collection that runs is INTERRUPTED. The instruction END_CALL follows the call, and restores what was before it.
+The instruction END_CALL follows the call, and continues with what it interrupted (`replay.objects.interruptions`).
 
 Steps before an object ends are positions in the stack of what is left to drop.
 """
@@ -10,27 +9,12 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.calls import enter, frame_bytes
-from replay.objects.closing import is_due
-from replay.objects.collector import IDLE, INTERRUPTED
-from replay.objects.heap import (
-    FINALIZES,
-    METHOD,
-    OBSERVED,
-    TUPLE,
-    clear_reference,
-    drop,
-    give_items,
-    has_kept,
-    is_nested,
-    leave_trashcan,
-    new_object,
-    refer,
-    references_to_drop,
-    track,
-    untrack,
-    weak_references,
-)
-from replay.objects.machine import NESTED_MAX, TOO_DEEP, TOO_MANY_STEPS, WRONG_COUNT, fail, pop, push
+from replay.objects.collector import IDLE
+from replay.objects.dropping import clear_reference, is_nested, leave_trashcan, references_to_drop, weak_references
+from replay.objects.heap import FINALIZES, OBSERVED, drop, give_items, has_kept, new_object, refer, track, untrack
+from replay.objects.interruptions import continue_interrupted, fail_at_statement, interrupt, is_due
+from replay.objects.kinds import METHOD, TUPLE
+from replay.objects.machine import TOO_MANY_STEPS, WRONG_COUNT, pop, push
 
 FINALIZED, CALLS = OBSERVED - 1, OBSERVED - 2
 """Positions: the finalizer has returned; the first of a tuple of weak references and callbacks is next. Below are the
@@ -45,43 +29,23 @@ def _starts_collection(machine, function):
 
 
 @leaf
-def _fail(machine, mistake, value, limit):
-    """Stops the machine with a mistake at the statement that a call interrupts."""
-    state = machine.state[0]
-    for back in range(state.interrupted):
-        if state.at == state.end_call:
-            state.at = machine.nested[state.interrupted - 1 - back].at
-    return fail(machine, mistake, value, limit)
-
-
-@leaf
 def call_now(machine, called, argument):
     """Has the next steps call a function or bound method with one argument, or none if it is 0. Returns whether it is
     called: a collection may come first."""
-    heap, state, collector = machine.heap, machine.state[0], machine.heap.collector[0]
+    heap, state = machine.heap, machine.state[0]
     is_method = heap.objects[called].kind == METHOD
     function = np.int64(heap.objects[called].capacity) if is_method else called
     number = np.int64(heap.objects[function].length)
     wanted, given = machine.functions[number].parameters - is_method, np.int64(argument > 0)
     if wanted != given:
-        return _fail(machine, WRONG_COUNT, given, wanted)
+        return fail_at_statement(machine, WRONG_COUNT, given, wanted)
     if _starts_collection(machine, number):
         return False
     if heap.counts[0].steps > heap.counts[0].steps_most:
-        return _fail(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
-    if state.interrupted == NESTED_MAX:
-        return _fail(machine, TOO_DEEP, np.int64(0), np.int64(NESTED_MAX))
-    saved = machine.nested[state.interrupted]
-    state.interrupted += 1
-    saved.at, saved.checks, saved.is_over = state.at, state.checks, state.is_over
-    saved.floor, saved.waiting, saved.phase = collector.floor, collector.waiting, collector.phase
-    saved.ready, saved.ready_before = np.int64(0), np.int64(0)
-    if collector.phase != IDLE:  # the blocks are for the instruction that started the collection
-        saved.ready, saved.ready_before = collector.ready, collector.ready_before
-        collector.ready, collector.ready_before, collector.phase = 0, 0, INTERRUPTED
-    collector.floor = heap.counts[0].dying
-    collector.waiting = collector.floor
-    state.is_over, state.at = 0, state.end_call
+        return fail_at_statement(machine, TOO_MANY_STEPS, np.int64(0), np.int64(heap.counts[0].steps_most))
+    if not interrupt(machine):
+        return False
+    state.at = state.end_call
     push(machine, function)
     refer(heap, function)
     if is_method:
@@ -96,14 +60,8 @@ def call_now(machine, called, argument):
 @leaf
 def end_call(machine):
     """Drops the result of a call, and continues where it interrupted the program."""
-    heap, state, collector = machine.heap, machine.state[0], machine.heap.collector[0]
-    state.interrupted -= 1
-    saved = machine.nested[state.interrupted]
-    drop(heap, pop(machine))
-    state.at, state.checks, state.is_over = saved.at, saved.checks, saved.is_over
-    collector.floor, collector.waiting, collector.phase = saved.floor, saved.waiting, saved.phase
-    if collector.phase != IDLE:
-        collector.ready, collector.ready_before = saved.ready, saved.ready_before
+    drop(machine.heap, pop(machine))
+    continue_interrupted(machine)
     return True
 
 

@@ -18,29 +18,26 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
-from replay.objects.exceptions import exception_bytes
+from replay.objects.exceptions import exception_bytes, stop_context
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
 from replay.objects.functions import CELL_BYTES, METHOD_BYTES, class_of, method_of
 from replay.objects.generators import generator_bytes
 from replay.objects.handlers import CLASS_BITS, LENGTH_MASK
-from replay.objects.heap import (
+from replay.objects.heap import HAS_DICT, MALLOC, MEM, has_kept, new_block, new_counted_block
+from replay.objects.instances import slots_bytes
+from replay.objects.kinds import (
     BUILTIN_EXCEPTIONS,
     DICT,
     EXCEPTION,
-    HAS_DICT,
+    GENERATOR,
     LIST,
     LIST_ITERATOR,
-    MALLOC,
-    MEM,
     METHOD,
     OPEN,
+    STOP_ITERATION,
     TUPLE,
     TUPLE_ITERATOR,
-    has_kept,
-    new_block,
-    new_counted_block,
 )
-from replay.objects.instances import slots_bytes
 from replay.objects.machine import (
     ARGUMENTS,
     ATTRIBUTE,
@@ -49,6 +46,7 @@ from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,
     DICT_OF_CONSTANTS,
+    END_GENERATOR,
     FILL_QUEUE,
     ITERATE,
     LIST_OF_CONSTANTS,
@@ -74,10 +72,12 @@ from replay.objects.machine import (
     RAISE_AGAIN,
     RAISE_CLASS,
     RETURN,
+    SEND,
     SET_ATTRIBUTE,
     SET_OF_CONSTANTS,
     START,
 )
+from replay.objects.running_generators import ENDED
 from replay.objects.sets import SET_BYTES
 from replay.objects.unwinding import unwinding_bytes
 from replay.objects.weak_references import weak_reference_bytes
@@ -145,11 +145,25 @@ def _container_bytes(machine, op, argument):
         return np.int64(STEPS_BYTES)
     if op == MAKE_WEAKREF:
         return weak_reference_bytes(machine, argument)
+    if op in (END_GENERATOR, SEND):
+        return exception_bytes(heap, STOP_ITERATION) if _stops(machine, op) else np.int64(0)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
         return _exception_bytes(machine, op, argument)
     return _frame_bytes(machine, op, argument)
+
+
+@leaf
+def _stops(machine, op):
+    """Whether a generator ends with a StopIteration, or has ended before: see `pass_stop`."""
+    state = machine.state[0]
+    if stop_context(machine) == 0:
+        return False
+    if op == END_GENERATOR:
+        return True
+    entry = machine.heap.objects[machine.stack[state.top - 1]]
+    return entry.kind == GENERATOR and entry.capacity == ENDED
 
 
 @leaf

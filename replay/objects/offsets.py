@@ -66,9 +66,11 @@ _UNITS = {
 }  # fmt: skip
 """Units in each release; all others have one."""
 _UNITS |= {
-    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: _units(3), Do.NEXT_OF: _FUNCTION,
-    Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(1), Do.SEND: _units(3), Do.YIELD_AGAIN: _units(4),
+    Do.GENERATOR_FRAME: _units(0), Do.GENERATOR: _FUNCTION, Do.YIELD: (2, 3, 3, 3), Do.NEXT_OF: _FUNCTION,
+    Do.CLOSE: _units(_METHOD, _CALL, 1), Do.AWAIT: _units(1), Do.SEND: (2, 2, 3, 3), Do.YIELD_AGAIN: (0, 3, 4, 4),
     Do.STEPS: _units(_METHOD, _CALL),
+    Do.PACK_ARGUMENTS: _units(0), Do.WEAKREF: _FUNCTION, Do.REFERENT: _units((0, 1, 1, 1), _CALL),
+    Do.IS_NONE: (3, 1, 1, 2),
 }  # fmt: skip
 _UNBIND, _UNBIND_AND_RAISE = (6, 3, 3, 3), (0, 4, 4, 4)
 """Units that unbind the variable of a handler: at its end, and after an exception."""
@@ -76,8 +78,8 @@ _LONGEST_COPY = 24
 """A `return` with what it needs, which CPython copies instead of jumping to it."""
 
 
-_CLEANED, _START = ((3, 12), (3, 13)), 3
-"""Releases with code for exceptions in `await`; units at the start of a generator function."""
+_CLEANED, _CLEANING, _START = ((3, 12), (3, 13)), 3, 3
+"""Releases with code for exceptions in `await`; its units at most; units at the start of a generator function."""
 _RETURNS = (Do.RETURN, Do.END_GENERATOR)
 _EXITS = (*_RETURNS, Do.RAISE, Do.RAISE_CLASS, Do.RAISE_AGAIN, Do.RERAISE)
 _FEW_NAMES = 80
@@ -88,12 +90,15 @@ _LONGEST_COPIED = 8
 def far_instructions(code: Code, release: tuple[int, ...]) -> np.ndarray:
     """Returns for each instruction whether its place is above the small integers: 0, 1, or UNKNOWN."""
     far = np.zeros(len(code.instructions), np.int64)
-    if release[:2] in _CLEANED and (code.instructions["op"] == Do.SEND).any():
-        for at, bounds in send_places(code, release).items():
-            far[at] = _is_far(*bounds)
+    yields = np.flatnonzero(code.instructions["op"] == Do.YIELD)
+    if release[:2] == (3, 12):
+        far[yields] = code.instructions["argument"][yields]
     if release[:2] in _RELEASES and code.has_exceptions:
         for number, (first, end) in enumerate(function_bounds(code)):
             _mark(_Function(code, number, range(first, end), _RELEASES.index(release[:2])), far)
+    if release[:2] in _CLEANED and (code.instructions["op"] == Do.SEND).any():
+        for at, bounds in send_places(code, release).items():
+            far[at + 1] = _is_far(*bounds)  # what is thrown goes to code for the end of the `await`
     return far
 
 
@@ -114,7 +119,8 @@ def send_places(code: Code, release: tuple[int, ...]) -> dict[int, tuple[int, in
         function = _Function(code, number, range(first, end), _RELEASES.index(release[:2]))
         bounds = [_bounds(function, at) for at in function.places]
         is_long = sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
-        low = sum(least for least, _, _ in bounds)
+        is_warm = code.layout[first:end] & COLD == 0
+        low = sum(least for (least, _, _), warm in zip(bounds, is_warm, strict=True) if warm)
         high = _START + sum(most + (wide if is_long else 0) for _, most, wide in bounds)
         sends = [at for at in function.places if code.instructions[at]["op"] == Do.SEND]
         found |= {at: (low + 2 * index, high + 3 * index) for index, at in enumerate(sends)}
@@ -135,9 +141,14 @@ def _mark(function: _Function, far: np.ndarray) -> None:
     unit = 2 if is_3_8 else 1
     is_long = unit * sum(most for _, most, _ in bounds) > _LARGEST_SMALL - 2
     has_closure = function.code.functions["free"][function.number] > 0
-    low = high = 0 if is_3_8 else 1 + int(has_closure)
+    is_generator = any(function.code.instructions[at]["op"] == Do.END_GENERATOR for at in places)
+    low = high = 0 if is_3_8 else (_START if is_generator else 1) + int(has_closure)
     found: dict[int, tuple[int, int]] = {}
+    sends = sum(function.code.instructions[at]["op"] == Do.SEND for at in places)
+    cleaning = _CLEANING * sends if _RELEASES[function.release] in _CLEANED else 0
     for at, (least, most, wide) in zip(places, bounds, strict=True):
+        if cleaning and layout[at] & COLD:  # before or among the handlers
+            high, cleaning = high + cleaning, 0
         high += most + (wide if is_long else 0)
         found[at] = low, high
         low += least

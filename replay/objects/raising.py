@@ -1,7 +1,7 @@
 """Compiles `raise` and `try` of an object program, and what a `return` leaves."""
 
 from replay.objects import language
-from replay.objects.exception_classes import exception_names, exception_number, matching, with_init
+from replay.objects.exception_classes import STOP_ITERATION, exception_names, exception_number, matching, with_init
 from replay.objects.expressions import Expressions
 from replay.objects.flow import returns
 from replay.objects.handlers import (
@@ -43,6 +43,8 @@ class Raising(Expressions):
             return
         if isinstance(form.raise_, str):
             self._scope.used.add(form.raise_.partition(".")[0])
+        if is_class and form.raise_ == STOP_ITERATION:
+            self._problem(f"only `next` raises {STOP_ITERATION}")
         if is_class and form.raise_ in self._classes and form.with_ is not None:
             self._expression(language.New.model_construct(new=str(form.raise_), with_=form.with_))
         elif is_class and form.with_ is not None:

@@ -16,20 +16,18 @@ from replay.objects.heap import (
     DYING,
     EVENT,
     FINALIZES,
-    FREE_LISTS,
     GENERATION,
     GENERATIONS,
     IMMORTAL,
     KEYS_LEAST,
-    LONGEST_FREE_LIST,
     OBJECT,
     REFERABLE,
     SMALLEST_CHUNK,
     Heap,
-    Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
+from replay.objects.kinds import FREE_LISTS, LONGEST_FREE_LIST, Kind
 from replay.objects.language import LARGEST, Program
 from replay.objects.layout import arranged
 from replay.objects.limits import check_memory
@@ -84,7 +82,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
     need = int(code.functions["locals"].max()) + 8 * len(code.instructions) + 64
     state["at"], state["function"], state["random"] = main["start"], -1, program.seed & 0xFFFFFFFF
     state["top"], state["need"], state["ended_frame"] = main["locals"], need, ended_frame
-    state["end_call"] = code.end_call
+    state["end_call"], state["calls_nested"] = code.end_call, code.end_call > 0 or code.runs_when_closed
     heap = Heap(
         counts,
         rules,
@@ -118,7 +116,7 @@ def new_machine(code: Code, release: tuple[int, ...], program: Program) -> Machi
         code.regions,
         code.region_of,
         far_instructions(code, release),
-        np.zeros(NESTED_MAX if code.end_call else 0, NESTED),
+        np.zeros(NESTED_MAX, NESTED),
     )
 
 

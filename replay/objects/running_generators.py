@@ -7,7 +7,8 @@ copied to the generator's items.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import GENERATOR
+from replay.objects.heap import give_items
+from replay.objects.kinds import GENERATOR
 from replay.objects.machine import CALL_INIT, MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, SEND, fail
 
 ENDED, RUNNING, EXPOSED = -1, -2, -3
@@ -17,8 +18,24 @@ ENDED, RUNNING, EXPOSED = -1, -2, -3
 @leaf
 def values_of(heap, generator):
     """Returns the object that has the values of a generator: its frame up to 3.10, else itself."""
-    owner = np.int64(heap.objects[generator].owner)
-    return owner if owner else generator
+    return np.int64(heap.objects[generator].owner) if heap.rules[0].frame_base else generator
+
+
+@leaf
+def give_handled(heap, generator, exception, traceback):
+    """Notes what a suspended generator handles, up to 3.10."""
+    give_items(heap, generator, np.int64(2))
+    entry = heap.objects[generator]
+    heap.items[entry.first], heap.items[entry.first + 1], entry.length = exception, traceback, 2
+
+
+@leaf
+def handled_by(heap, generator):
+    """Returns the exception that a suspended generator handles, 0 for none."""
+    entry = heap.objects[generator]
+    if heap.rules[0].frame_base == 0:
+        return np.int64(entry.owner)
+    return np.int64(heap.items[entry.first] if entry.length else 0)
 
 
 @leaf
@@ -51,6 +68,8 @@ def _is_inlined(machine, depth):
     """Whether the interpreter keeps the stack of a running frame in memory while it runs the next one (3.11 to 3.13):
     after calls of functions, and from 3.12 on in `await`, `yield from`, and specialised loops over generators."""
     caller = machine.instructions[machine.frames[depth].at - 1]
+    if machine.frames[depth + 1].closes:
+        return False
     if caller.op == CALL_INIT:
         return machine.stack[_start(machine, depth + 1) - 2] == 0  # there is no tuple of arguments
     if caller.op not in (NEXT, SEND):
@@ -94,7 +113,7 @@ def _end_at_call(machine, start):
     """Returns the end of the stack that the collector sees of the top frame: in 3.11, all but the arguments if it calls
     a generator function, whose generator starts the collection; else nothing, which is the start."""
     state, collector, pending = machine.state[0], machine.heap.collector[0], machine.instructions[machine.state[0].at]
-    if collector.ready and collector.waiting == 0 and pending.op == MAKE_GENERATOR:
+    if collector.ready and collector.waiting == collector.floor and pending.op == MAKE_GENERATOR:
         return np.int64(state.top - machine.functions[pending.argument].parameters)
     return start
 
@@ -103,8 +122,10 @@ def _end_at_call(machine, start):
 def expose_generators(machine):
     """Copies to the items of running generators what the collector sees of their values."""
     heap, state = machine.heap, machine.state[0]
-    for depth in range(1, state.depth + 1 if state.generators else 0):
-        frame = machine.frames[depth]
+    handled, traceback = np.int64(state.handled), np.int64(state.handled_traceback)
+    for back in range(state.depth if state.generators else 0):
+        depth = state.depth - back
+        frame, caller = machine.frames[depth], machine.frames[depth - 1]
         if frame.generator == 0:
             continue
         start, end = np.int64(state.locals if depth == state.depth else frame.locals), _visible_end(machine, depth)
@@ -115,7 +136,12 @@ def expose_generators(machine):
             heap.items[values.first + slot] = machine.stack[start + slot]
         if heap.rules[0].frame_base:
             values.refs += depth < state.depth  # of the frame above it
-            values.owner = heap.objects[machine.frames[depth - 1].generator].owner
+            values.owner = heap.objects[caller.generator].owner
+            if handled:
+                give_handled(heap, np.int64(frame.generator), handled, traceback)
+        else:
+            values.owner = handled
+        handled, traceback = np.int64(caller.handled), np.int64(caller.handled_traceback)
 
 
 @leaf
@@ -131,4 +157,5 @@ def conceal_generators(machine):
         values.length = 0
         if heap.rules[0].frame_base:
             values.refs -= depth < state.depth
-            values.owner = 0
+            heap.objects[frame.generator].length = 0
+        values.owner = 0

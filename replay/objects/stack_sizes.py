@@ -160,6 +160,10 @@ class _Depths:
         return max(2, self._depth(form.if_key), self.block(form.do), self.block(form.otherwise))
 
     @_statement.register
+    def _(self, form: language.IfNone) -> int:
+        return max(1, self.block(form.do), self.block(form.otherwise))
+
+    @_statement.register
     def _(self, form: language.Raise) -> int:
         if form.raise_ is None:
             return 0
@@ -250,6 +254,14 @@ class _Depths:
     @_depth.register
     def _(self, form: language.Steps) -> int:
         return max(2, self._depth(form.steps))
+
+    @_depth.register
+    def _(self, form: language.Weakref) -> int:
+        return self._callable + self._row([form.weakref] if form.callback is None else [form.weakref, form.callback])
+
+    @_depth.register(language.Referent)
+    def _(self, _form: language.Referent) -> int:
+        return self._callable
 
     @_depth.register
     def _(self, form: language.Item) -> int:

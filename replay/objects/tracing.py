@@ -11,7 +11,7 @@ from replay.objects import ObjectProgram
 from replay.objects.loop import STEP_NS
 from replay.objects.rules import default_thresholds
 from replay.objects.running import Batch, run_program
-from replay.trace import Events, Metadata, Provenance
+from replay.trace import Events, Metadata, Op, Provenance
 from replay.trace.metadata import ThreadTimes
 
 
@@ -22,12 +22,13 @@ class ObjectTrace:
     program: ObjectProgram
     seed: int
     _thread_times: list[ThreadTimes] = field(default_factory=list, init=False, compare=False)
+    _visits: list[int] = field(default_factory=list, init=False, compare=False)
 
     @property
     def metadata(self) -> Metadata:
-        """What is known of the trace; `thread_times` after it has been read to its end."""
+        """What is known of the trace; `thread_times` and `visits` after it has been read to its end."""
         origin = Provenance(workload=self.program.name, seed=self.seed, python=self.program.program.python)
-        return Metadata(origin=origin, thread_times=tuple(self._thread_times))
+        return Metadata(origin=origin, thread_times=tuple(self._thread_times), visits=tuple(self._visits))
 
     @property
     def duration_ns(self) -> None:
@@ -50,8 +51,10 @@ class ObjectTrace:
     def batches(self) -> Iterator[Events]:
         written = self.program.program
         program = self.program._replace(program=written.model_copy(update={"seed": self.seed}))
+        self._visits.clear()
         for batch in run_program(program, _release(written.python)):
             self._thread_times[:] = batch.thread_times
+            self._visits.extend(batch.events["block"][batch.events["op"] == Op.GC_START].tolist())
             if len(batch.events):
                 yield _events(batch)
 
@@ -69,4 +72,5 @@ def _events(batch: Batch) -> Events:
     events.time_ns[:] = rows["step"] * STEP_NS if batch.times_ns is None else batch.times_ns
     events.op[:], events.domain[:] = rows["op"], rows["domain"]
     events.block[:], events.size[:] = rows["block"], rows["requested"]
+    events.block[events.op == Op.GC_START] = 0
     return events

@@ -4,8 +4,8 @@
 
     recorded program    `tap` installs the hooks, which are machine code and write records into a ring in shared memory;
                         `sites` prepares the hooks that record call sites
-    before it starts    `hooks` and `site_hooks` generate that machine code with `machine_code`; `frames` has CPython's
-                        struct layouts
+    before it starts    `hook_code` finds that machine code, of the kinds in `hook_kinds`; `hooks`, `site_hooks` and
+                        `type_hooks` generate it with `machine_code`; `frames` has CPython's struct layouts
     writer process      `ring` reads records, `translation` converts them to events, `counting` reads pymalloc's own
                         statistics, `growing_file` (with `thrift`) writes the file, whose name `part` chooses; `notes`
                         and `line_table` resolve call sites; `writer` has the loop

@@ -46,9 +46,12 @@ def _write(request: dict[str, Any], send: Callable[[dict[str, object]], None]) -
     """Writes until the program ends the recording or the process ends. Sends a message when ready and after a flush."""
     program = os.pidfd_open(request["program"])
     options = request["options"]
-    ring = Ring(request["ring"], options["sites_every"], options["types"])
+    ring = Ring(request["ring"], options["sites_every"], options["types"], tuple(request["version"]))
     path, argv = Path(request["path"]), request["argv"]
-    writer = Writer(ring, path, argv, addresses=options["addresses"], force=options["force"])
+    writer = Writer(
+        ring, path, argv,
+        addresses=options["addresses"], force=options["force"], interpreter=request["interpreter"],
+    )  # fmt: skip
     send({"writer": os.getpid()})
     writer.run(
         lambda: ring.ended or bool(select.select([program], [], [], 0)[0]), lambda trouble: send({"trouble": trouble})

@@ -17,11 +17,10 @@ Hooks with call sites or object types are separate sets, so that hooks without t
 """
 
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 from replay.recorder import frames, tap
-from replay.recorder.machine_code import Body, Code, Program, Value, assemble
+from replay.recorder.hook_kinds import Code, Extras
+from replay.recorder.machine_code import Body, Program, Value, assemble
 from replay.recorder.note_hooks import NoteHooks
 from replay.recorder.site_hooks import SiteHooks
 from replay.recorder.type_hooks import TypeHooks
@@ -37,23 +36,6 @@ _CONFIG_WORDS = 8
 """Size of PyInterpreterConfig: seven ints; `use_main_obmalloc` is the first."""
 _CHECK_EVERY = 1 << 10
 """Number of pauses after which a waiting hook checks whether the writer is alive."""
-
-
-def has_steady_counter() -> bool:
-    """Whether the processor's time stamp counter has a constant rate on all cores and in all sleep states."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split()
-    except OSError:
-        return False
-    return {"constant_tsc", "nonstop_tsc"} <= set(flags)
-
-
-class Extras(NamedTuple):
-    """What hooks record besides the calls of an interpreter of this version."""
-
-    version: tuple[int, ...]
-    sites: bool = False
-    types: bool = False
 
 
 @cache

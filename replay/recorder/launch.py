@@ -37,7 +37,7 @@ import sitecustomize
 """
 _FOLLOW = """\
 import _replay_detach
-_replay_detach.follow_forks(_replay_tap, {sites}, {types}, {home!r}, {path!r}, {options!r})
+_replay_detach.follow_forks(_replay_tap, {sites}, {types}, {home!r}, {path!r}, {options!r}, {python!r}, {interpreter!r})
 """
 
 
@@ -46,6 +46,8 @@ class Follow(NamedTuple):
 
     path: str
     options: "detach.Options"
+    interpreter: str | None = None
+    """The description of the program's interpreter, if it is not this one."""
 
 
 class Child:
@@ -114,7 +116,13 @@ class Child:
         hook = _SITECUSTOMIZE.format(
             imports="".join(f"import {name}\n" for name in needed),
             follow=(
-                _FOLLOW.format(home=_PACKAGE_HOME, sites=passed[_SITES], types=passed[_TYPES], **follow._asdict())
+                _FOLLOW.format(
+                    home=_PACKAGE_HOME,
+                    python=sys.executable,
+                    sites=passed[_SITES],
+                    types=passed[_TYPES],
+                    **follow._asdict(),
+                )
                 if follow
                 else ""
             ),

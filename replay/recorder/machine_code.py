@@ -7,9 +7,11 @@ returns position-independent code without symbols, relocations or data.
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from llvmlite import binding, ir
+
+from replay.recorder.hook_kinds import Code
 
 WORD = ir.IntType(64)
 WORD_POINTER = WORD.as_pointer()
@@ -18,13 +20,6 @@ _THREAD_REGISTER = 257
 _ANCHOR = "anchor"
 
 Value: TypeAlias = ir.Value
-
-
-class Code(NamedTuple):
-    """Machine code, and the offsets of the exported functions by name."""
-
-    text: bytes
-    offsets: dict[str, int]
 
 
 class Program:

@@ -57,8 +57,8 @@ CANDIDATES_MOST = 64
 TABLE_BITS = 16
 """2^16 slots: the address of a type, and its number with further bits; 0 if the type was freed. 1 MiB."""
 
-COLLECTOR_WORDS = 9
-"""thresholds, enabled, counts, old objects, full collections."""
+COLLECTOR_WORDS = 11
+"""thresholds, enabled, counts, old objects, full collections, frozen objects, pages of tracked objects."""
 
 _READ_WRITE, _PRIVATE_ANONYMOUS, _WIPEONFORK, _DONTNEED = 3, 0x22, 18, 4
 _MODULE, _QUALNAME = type.__dict__["__module__"], type.__dict__["__qualname__"]
@@ -92,7 +92,7 @@ def prepare(hooks: "Hooks", collector_at: int) -> None:
     for at, value in words:
         _word(hooks.context + at).value = value
     name_types(hooks)
-    state = (*gc.get_threshold(), int(gc.isenabled()), *gc.get_count(), *_old_generation())
+    state = (*gc.get_threshold(), int(gc.isenabled()), *gc.get_count(), *_objects())
     for index, value in enumerate(state):
         _word(collector_at + 8 * index).value = value
 
@@ -130,9 +130,11 @@ def _qualname_offset() -> int:
     raise OSError(f"types cannot be recorded with this build of CPython {sys.version.split()[0]}")
 
 
-def _old_generation() -> tuple[int, int]:
-    """Returns the number of objects in the oldest generation, and how often it was collected."""
-    return len(gc.get_objects(2)), gc.get_stats()[2]["collections"]
+def _objects() -> tuple[int, int, int, int]:
+    """Returns the number of objects in the oldest generation, how often it was collected, the number of frozen objects,
+    and that of pages of 4 KiB with the collector's headers, which are 16 bytes before objects."""
+    pages = len({id(each) - 16 >> 12 for each in gc.get_objects()})
+    return len(gc.get_objects(2)), gc.get_stats()[2]["collections"], gc.get_freeze_count(), pages
 
 
 def _empty_table(table: int) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from replay.recorder import tap
-from replay.recorder.hooks import Extras, has_steady_counter, make_hooks
+from replay.recorder.hook_code import find_hooks
+from replay.recorder.hook_kinds import Extras, has_steady_counter
 from replay.recorder.notes import Notes
 from replay.recorder.object_types import COLLECTOR_WORDS
 from replay.recorder.translation import count_published
@@ -50,7 +51,7 @@ class Ring:
 
     def _put_code(self) -> None:
         """Writes the hooks into the shared memory. A program that already copied them does not read them again."""
-        text, offsets = make_hooks(COUNTS, self._extras)
+        text, offsets = find_hooks(COUNTS, self._extras)
         self._words[tap.AT_SITES_EVERY // 8] = self.sites_every
         self._memory[tap.CODE_AT : tap.CODE_AT + len(text)] = text
         for number, name in enumerate(tap.ENTRIES):

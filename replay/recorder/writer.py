@@ -251,12 +251,13 @@ class Writer:
 
 def _collector_of(words: list[int]) -> Collector | None:
     """Returns the collector's state from its words in the shared memory; None before the recording began."""
-    first, second, third, enabled, *counts, old_objects, full_collections = words
+    first, second, third, enabled, *counts, old_objects, full_collections, frozen, pages = words
     if not any(words):
         return None
     return Collector(
-        (first, second, third), bool(enabled), (counts[0], counts[1], counts[2]), old_objects, full_collections
-    )
+        (first, second, third), bool(enabled), (counts[0], counts[1], counts[2]),
+        old_objects, full_collections, frozen, pages,
+    )  # fmt: skip
 
 
 def _sites_of(every_bytes: int) -> str | None:

@@ -91,10 +91,13 @@ def new_folder(folder: Path, names: Sequence[str] = (), *, force: bool = False) 
 def summary_json(result: RunResult, summary: metrics.Summary, extra: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Returns the summary as one JSON object, with the claims under the key `claims`, and with `extra`.
 
-    An object program with threads has their times under `threads`.
+    A trace with garbage collections has their sums under `collections`, an object program with threads has their times
+    under `threads`.
     """
     claimed = claims(result.metadata, result.config, summary)
     content = summary.model_dump(mode="json") | {"claims": [each.model_dump(mode="json") for each in claimed], **extra}
+    if len(sums := frames.collections_by_generation(result)):
+        content["collections"] = {"visits": frames.visits_label(result), "by_generation": sums.to_dicts()}
     if times := result.metadata.thread_times:
         content["threads"] = threads_as_json(times)
     return json.dumps(content, indent=2)

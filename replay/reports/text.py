@@ -8,10 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from replay.analysis import frames, metrics
+from replay.analysis.forks import ForkedMemory
 from replay.analysis.live import Live
 from replay.analysis.metrics import Summary
 from replay.reports.claims import claims, sentences
 from replay.reports.fitting import without_columns
+from replay.reports.forks import TITLE as FORKS_TITLE
+from replay.reports.forks import forks_table
 from replay.reports.live import SHOWN, live_table
 from replay.reports.overview import blocks_of, overview
 from replay.reports.tables import WIDTH, labelled, let_notes_wrap, percent, section, table_of
@@ -36,9 +39,11 @@ def print_report(
     *,
     settings: Sequence[str] = (),
     live: Live | None = None,
+    forks: Sequence[ForkedMemory] = (),
     full: bool = False,
 ) -> None:
-    """Prints the overview, who is live at the peak, the times of threads, and the claims; with `full`, also all tables.
+    """Prints the overview, who is live at the peak, the memory of forked children, the times of threads, and the
+    claims; with `full`, also all tables.
 
     `settings`: the changed settings of the stack.
     """
@@ -49,6 +54,8 @@ def print_report(
     if live and live.by_site:
         title = "Live at the peak of resident memory, by call site"
         console.print(section(title, live_table(live.by_site, live.bytes, SHOWN)), width=width)
+    if forks:
+        console.print(section(FORKS_TITLE, forks_table(forks)), width=width)
     if times := result.metadata.thread_times:
         console.print(section(TITLE, thread_table(times)), width=width)
     for table in _tables(console, result, summary, arenas) if full else ():
@@ -72,9 +79,8 @@ def _tables(console: Console, result: RunResult, summary: Summary, arenas: pl.Da
     if summary.block_bytes_peak > summary.requested_bytes_peak:
         classes = _size_classes(console, summary, frames.size_classes(result), frames.pools(result))
         yield section("Size classes, by waste at end", classes)
-    collections = frames.collections(result)
-    if len(collections):
-        yield section("Garbage collections", _collections(collections, summary.duration_ns))
+    if len(sums := frames.collections_by_generation(result)):
+        yield section("Garbage collections", _collections(sums, summary.duration_ns, frames.visits_label(result)))
     if result.phases:
         yield section("Memory at the start of each phase", _phases(console, result))
 
@@ -261,17 +267,17 @@ def _class_cells(row: dict[str, int], live_waste_bytes: int) -> Iterator[str]:
     yield format_size(live_waste_bytes)
 
 
-def _collections(collections: pl.DataFrame, duration_ns: int) -> Table:
-    """Returns a row for each generation, or one for all where they are unknown."""
-    table = table_of("generation", "number", "objects found", "blocks freed", "bytes", "time", "share")
-    sums = collections.group_by("generation").agg(
-        pl.len(), pl.sum("found_objects", "freed_blocks", "freed_bytes", "duration_ns")
-    )
-    for row in sums.sort("generation").rows(named=True):
+def _collections(sums: pl.DataFrame, duration_ns: int, visits: str | None) -> Table:
+    """Returns a row for each generation, or one for all where they are unknown. `visits`: whether they are exact."""
+    visited = "(estimate)\nvisited" if visits == "estimate" else "objects\nvisited"
+    headings = ("generation", "number", visited, "found", "blocks\nfreed", "bytes", "time", "share")
+    table = table_of(*(each if "\n" in each else f"\n{each}" for each in headings))
+    for row in sums.rows(named=True):
         known = row["generation"] is not None
         table.add_row(
             str(row["generation"]) if known else "all",
-            f"{row['len']:,}",
+            f"{row['collections']:,}",
+            f"{row['visited_objects']:,}" if visits else "",
             f"{row['found_objects']:,}" if known else "",
             f"{row['freed_blocks']:,}",
             format_size(row["freed_bytes"]),

@@ -3,6 +3,7 @@
 import heapq
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, takewhile
 
 import numpy as np
@@ -16,9 +17,11 @@ from replay.simulation.simulator import Addresses, Log, Simulator
 from replay.simulation.snapshots import Moments, Sink, Snapshots
 from replay.simulation.walk import Moment, Walk
 from replay.support.errors import ReplayError
-from replay.trace import Events, MemoryTrace, Trace
+from replay.trace import Events, MemoryTrace, Metadata, Trace
 from replay.trace.processes import refuse_processes
+from replay.trace.read_ahead import read_ahead
 from replay.trace.requested import RequestedChanges
+from replay.trace.visits import Visits
 
 SAMPLES_WANTED = 1000
 """How many samples a run takes by default."""
@@ -72,10 +75,42 @@ def _samples(
         kept = times_ns % grown_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
-        requested_changes = requested_changes if in_memory else requested_changes[kept]
+        requested_changes = requested_changes[kept] if requested_changes.size else requested_changes
     if in_memory:
         requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
     return times_ns, samples, requested_changes
+
+
+def _result(
+    metadata: Metadata,
+    config: StackConfig,
+    walk: Walk,
+    last: Moment,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    begin_ns: int,
+    wall_ns: int,
+) -> RunResult:
+    """Returns the result of a finished walk, whose counters after the last event are `last`."""
+    end = walk.end or last
+    sample_times_ns, counters, requested_changes = samples
+    return RunResult(
+        config=config,
+        metadata=metadata,
+        events=end.rows,
+        duration_ns=end.time_ns - begin_ns,
+        sample_times_ns=sample_times_ns,
+        samples=counters,
+        requested_changes=requested_changes,
+        end=end.tally,
+        at_peak=end.at_peak,
+        at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
+        classes=end.classes,
+        observed=end.observed,
+        phases=phases_since(begin_ns, walk.phases),
+        collections=looks_since(begin_ns, end.time_ns, walk.collections),
+        wall_ns=wall_ns,
+        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
+    )
 
 
 def run(
@@ -93,6 +128,8 @@ def run(
     sink: Sink | None = None,
     with_blocks: bool = False,
     first_run: RunResult | None = None,
+    check: bool = False,
+    requested_mean: bool = True,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -104,51 +141,43 @@ def run(
     `sink` is handed the snapshots, in the order of time; the result does not depend on them. The trace is simulated
     twice where the peak is one of them, because only its end tells which moment was the peak. The result of an earlier
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
+
+    `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
+    does not hold. Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
         first_run = run(trace, config, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, stop=stop)
-    begin_ns, batches = _begin(trace)
-    simulator = _new_simulator(trace, config, begin_ns, addresses, log)
-    processes = len(trace.metadata.processes)
-    in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-    requested = None if in_memory else RequestedChanges(begin_ns, processes)
-    walk = Walk(trace, simulator, requested, taking, addresses, progress)
-    if watch is not None:
-        walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
-    span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
-    every_ns = sampling_interval_ns(span_ns, sample_every_ns)
-    if stop is not None:
-        batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
-    trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
-    calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
-    trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
-    batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
-    clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
-    started_ns = time.perf_counter_ns()
-    clock.run()
-    taking.finish(clock.rows, clock.now_ns, clock.next_call)
-    wall_ns = time.perf_counter_ns() - started_ns
-    last = walk.look(clock.rows, clock.now_ns)
-    end = walk.end or last
+    with read_ahead(trace) as (reading,):
+        begin_ns, batches = _begin(reading)
+        simulator = _new_simulator(trace, config, begin_ns, addresses, log)
+        processes = len(trace.metadata.processes)
+        in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
+        requested = RequestedChanges(begin_ns, processes) if requested_mean and not in_memory else None
+        walk = Walk(trace, simulator, requested, taking, addresses, progress)
+        if check:
+            walk.checks = True
+        if watch is not None:
+            walk.watch = lambda rows, time_ns, tally: watch(rows, time_ns - begin_ns, tally)
+        span_ns = None if trace.duration_ns is None else trace.duration_ns - begin_ns
+        every_ns = sampling_interval_ns(span_ns, sample_every_ns)
+        if stop is not None:
+            batches = takewhile(lambda _: not clock.rows or walk.end is not None or not stop(simulator.tally), batches)
+        trims = [calls_every(begin_ns, trim_every_ns, walk.trim)] if trim_every_ns else []
+        calls = heapq.merge(*trims, *taking.calls(begin_ns, simulator.simulators, first_run), key=Call.order)
+        trimming = {"trimming": trim_every_ns} if trim_every_ns else {}
+        batches = refuse_too_many(batches, begin_ns, trimming | taking.intervals())
+        visits = Visits.of(trace.metadata)
+        batches = visits.counted(batches) if visits else batches
+        clock = Clock(map(simulator.enter, batches), walk, begin_ns, every_ns, calls)
+        started_ns = time.perf_counter_ns()
+        clock.run()
+        taking.finish(clock.rows, clock.now_ns, clock.next_call)
+        walk.check(clock.rows)
+        wall_ns = time.perf_counter_ns() - started_ns
     grown_ns = clock.ticks_every_ns if every_ns is None else None
-    times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
-    result = RunResult(
-        config=config,
-        metadata=trace.metadata,
-        events=end.rows,
-        duration_ns=end.time_ns - begin_ns,
-        sample_times_ns=times_ns,
-        samples=samples,
-        requested_changes=requested_changes,
-        end=end.tally,
-        at_peak=end.at_peak,
-        at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
-        classes=end.classes,
-        observed=end.observed,
-        phases=phases_since(begin_ns, walk.phases),
-        collections=looks_since(begin_ns, end.time_ns, walk.collections),
-        wall_ns=wall_ns,
-        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
-    )
-    return simulator.complete(result, begin_ns, end.requested)
+    last = walk.look(clock.rows, clock.now_ns)
+    samples = _samples(walk, walk.end or last, begin_ns, grown_ns, in_memory if requested_mean else None)
+    metadata = replace(trace.metadata, visits=visits.numbers) if visits else trace.metadata
+    result = _result(metadata, config, walk, last, samples, begin_ns, wall_ns)
+    return simulator.complete(result, begin_ns, (walk.end or last).requested)

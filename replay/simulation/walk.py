@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replay.jit.arrays import concatenated, copied
+from replay.simulation.checking import check_invariants
 from replay.simulation.clock import Slice
 from replay.simulation.result import GC_LOOK
 from replay.simulation.simulated import Simulated
@@ -43,6 +44,9 @@ class Samples(NamedTuple):
 
 class Walk:
     """The visitor of the clock: simulates a trace, and stores samples and phases."""
+
+    checks = False
+    """Whether the invariants of all models are checked after each slice, and at the end."""
 
     def __init__(
         self,
@@ -129,6 +133,7 @@ class Walk:
         self._samples.counters.append(seen[begin:])
         self._samples.times_ns.append(part.tick_times_ns)
         self._taking.follow(part)
+        self.check(part.first_row + part.end)
         if self._progress:
             self._progress(part.first_row + part.end)
         if self.watch and part.end > part.start:
@@ -187,6 +192,11 @@ class Walk:
     def trim(self, row: int, time_ns: int) -> None:
         """Calls malloc_trim(0) in every process, before `row` of the trace."""
         self._simulator.trim(row, time_ns)
+
+    def check(self, rows: int) -> None:
+        """Checks the models after this number of rows, if it is to be done."""
+        if self.checks:
+            check_invariants(self._simulator.simulators, rows)
 
     def _note_phase(self, events: Events, row: int, counters: np.ndarray) -> None:
         self.phases.append((self._name(events, row), int(events.time_ns[row]), counters[0]))

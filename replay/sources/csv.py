@@ -142,7 +142,11 @@ class CsvTrace:
                 _native(file, self._path),
                 # without threads, an error has the number of its row
                 read_options=pyarrow.csv.ReadOptions(
-                    use_threads=False, block_size=_READ_BYTES, column_names=self._header, skip_rows=1
+                    use_threads=False,
+                    block_size=_READ_BYTES,
+                    column_names=self._header,
+                    skip_rows=1,
+                    encoding="latin1" if self._lenient else "utf8",  # `_drop` gets text, so each byte is a character
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
                     ignore_empty_lines=False, invalid_row_handler=self._drop if self._lenient else None

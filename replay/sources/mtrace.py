@@ -132,12 +132,12 @@ def _read_value(text: np.ndarray, at: int) -> int:
 @leaf
 def _digest(text: np.ndarray, start: int, end: int) -> int:
     """Returns a hash of 63 bits: two multiplicative hashes of 32 bits, in products that fit into 63."""
-    low, high = 0x811C9DC5, 0x1000193
+    low, high = np.int64(0x811C9DC5), np.int64(0x1000193)
     for at in range(start, end):
         low = ((low ^ text[at]) * 0x1000193) & 0xFFFFFFFF
         product = (high ^ text[at]) * 0x5BD1E995
         high = (product ^ (product >> 29)) & 0xFFFFFFFF
-    return (low << 31) ^ high
+    return int((low << 31) ^ high)
 
 
 @leaf

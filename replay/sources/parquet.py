@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -136,10 +136,10 @@ def _duration_ns(footer: "pq.FileMetaData") -> int | None:
 
 
 def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_row: int) -> Events:
-    """Converts a batch to the types in memory, in new arrays."""
+    """Converts a batch to the types in memory. Columns that have these types share the memory of the batch."""
     import pyarrow as pa
 
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in batch.schema.names:
         column = batch.column(name)
         if column.null_count and name in REQUIRED:
@@ -149,18 +149,27 @@ def _to_events(batch: "pa.RecordBatch", numbering: Numbering, path: Path, first_
         type_ = COLUMNS[name].memory_type
         if key:
             type_ = "int64" if pa.types.is_signed_integer(column.type) else "uint64"
-        column = _cast(column, name, type_, path, first_row)
-        columns[name] = to_numpy(column, COLUMNS[name].null)
+        columns[name] = _unsigned_as_signed(column, type_)
+        if columns[name] is None:
+            columns[name] = to_numpy(_cast(column, name, type_, path, first_row), COLUMNS[name].null)
         if key:
             columns[name] = numbering.number(columns["op"], columns[name].view(np.uint64))
     return Events(**columns)
+
+
+def _unsigned_as_signed(column: "pa.Array", type_: str) -> np.ndarray | None:
+    """Returns a column of unsigned 64-bit numbers as signed ones in the same memory; None if it is no such column."""
+    if (str(column.type), type_) != ("uint64", "int64") or column.null_count:
+        return None
+    signed = to_numpy(column).view(np.int64)
+    return signed if signed.min(initial=0) >= 0 else None
 
 
 def _cast(column: "pa.Array", name: str, type_: str, path: Path, first_row: int) -> "pa.Array":
     import pyarrow as pa
 
     try:
-        return column.cast(type_)
+        return column if column.type == type_ else column.cast(type_)
     except pa.ArrowInvalid:
         bounds = np.iinfo(type_)
         for row, value in enumerate(column.to_pylist(), first_row):
@@ -255,8 +264,8 @@ def key_value_metadata(metadata: Metadata) -> dict[bytes, str]:
     """Returns the metadata of a trace as key and value of a Parquet file."""
     version = FORMAT_VERSION if metadata.processes else 1
     content = {"format_version": version, **asdict(metadata), "origin": metadata.origin.texts()}
-    del content["thread_times"]
-    for name in ("counts", "processes", "runtime", "types", "collector"):  # fields that few traces have
+    del content["thread_times"], content["visits"]
+    for name in ("counts", "processes", "runtime", "types", "collector", "freeze_at"):  # fields that few traces have
         if not content[name]:
             del content[name]
     return {METADATA_KEY: json.dumps(content, sort_keys=True, separators=(",", ":"))}

@@ -41,7 +41,7 @@ from replay.support.limits import MAX_SIZE
 from replay.trace import Op
 
 SUFFIXES = (".rep",)
-_HEADER = re.compile(rb"\s*[0-9]+\s+[0-9]+\s+([0-9]+)\s+[0-9]+[^\S\n]*\n")
+_HEADER = re.compile(rb"\s*[0-9]{1,20}\s+[0-9]{1,20}\s+([0-9]{1,20})\s+[0-9]{1,20}[^\S\n]*\n")
 _REQUEST = re.compile(rb"\s*([arf]\s+-?[0-9]|$)")
 _NO_HEADER = "line 1: the header must have four numbers: heap size, ids, requests, weight"
 _SHORTEST_LINE = len("f 0\n")

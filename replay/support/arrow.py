@@ -9,13 +9,16 @@ if TYPE_CHECKING:
 
 
 def to_numpy(column: "pa.Array", null: int | None = None) -> np.ndarray:
-    """Returns a writable copy of a column with nulls replaced by `null`. Without `null`, the column must have no nulls.
+    """Returns a column as a writable array, with nulls replaced by `null`. Without `null`, it must have no nulls.
 
-    The copy is writable, because kernels are compiled for writable arrays.
+    The array shares the column's memory if that is writable; kernels are compiled for writable arrays.
     """
     if null is not None and column.null_count:
         column = column.fill_null(to_arrow(np.array([null], column.type.to_pandas_dtype()))[0])
-    return np.from_dlpack(column).copy()
+    type_, values = np.dtype(column.type.to_pandas_dtype()), column.buffers()[1]
+    if values is None or not values.is_mutable:
+        return np.from_dlpack(column).copy()
+    return np.frombuffer(values, type_, len(column), column.offset * type_.itemsize)
 
 
 def to_arrow(array: np.ndarray, missing: np.ndarray | None = None) -> "pa.Array":

@@ -28,6 +28,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _PROBLEMS_SHOWN = 5
 BYTES_MAX = 4 << 20
 """Maximum size of a document. The largest real ones have a hundredth of that."""
+_VALUES_MAX = 1 << 20
+"""Maximum number of values of a document with its aliases written out: ten lines of them can stand for billions."""
 _SHOWN_MAX = 200
 """Maximum number of characters of a value in a sentence."""
 
@@ -61,6 +63,12 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - declared by PyYAML, not as a ClassVar
 
+    def construct_document(self, node: Node) -> Any:
+        if _expanded_values(node, {}) > _VALUES_MAX:
+            what = f"its aliases stand for more than {_VALUES_MAX:,} values"
+            raise yaml.constructor.ConstructorError(problem=what, problem_mark=node.start_mark)
+        return super().construct_document(node)
+
     def construct_core_int(self, node: ScalarNode) -> int:
         text = self.construct_scalar(node)
         if len(text) > _DIGITS_MAX:
@@ -72,6 +80,16 @@ class _Loader(yaml.SafeLoader):
 for _tag, (_pattern, _first) in _CORE_SCHEMA.items():
     _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_core_int)
+
+
+def _expanded_values(node: Node, known: dict[int, int]) -> int:
+    """Returns the number of values below a node, those behind aliases included each time. `known` has it by node."""
+    if id(node) not in known:
+        known[id(node)] = 1  # of a node within itself
+        below = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
+        if not isinstance(node, ScalarNode):
+            known[id(node)] += sum(_expanded_values(each, known) for each in below)
+    return known[id(node)]
 
 
 def parse_yaml(text: str) -> Any:

@@ -18,6 +18,7 @@ from replay.trace.columns import COLUMNS, NO_ALIGNMENT, NO_SITE, NO_TYPE, OPTION
 from replay.trace.digest import Digest, trace_digest
 from replay.trace.events import Events, joined
 from replay.trace.metadata import (
+    FORK_MARK,
     FORMAT_VERSION,
     TEARDOWN_MARK,
     TRIM_MARK,
@@ -38,6 +39,7 @@ from replay.trace.traces import MemoryTrace, Trace
 __all__ = [
     "CLEAN_START",
     "COLUMNS",
+    "FORK_MARK",
     "FORMAT_VERSION",
     "NO_ALIGNMENT",
     "NO_SITE",

@@ -34,6 +34,9 @@ TRIM_MARK = "malloc_trim"
 """A mark of this name is a call of malloc_trim(0)."""
 TEARDOWN_MARK = "interpreter teardown"
 """A mark of this name is the end of the program itself; CPython's finalisation follows."""
+FORK_MARK = "fork "
+"""Prefix of the mark before each fork of a program recorded with `--follow-fork`: "fork 2" is its second fork. The
+recording of the child begins with the same mark; its own forks are "fork 2.1" and so on."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,10 @@ class Collector:
     """In the oldest generation."""
     full_collections: int
     """Since the interpreter started."""
+    frozen_objects: int = 0
+    """By `gc.freeze`."""
+    pages: int = 0
+    """Pages of 4 KiB with the headers of tracked objects that are not frozen."""
 
     @property
     def is_automatic(self) -> bool:
@@ -171,10 +178,15 @@ class Metadata:
     """Of a recording; None in older recordings."""
     thread_times: tuple[ThreadTimes, ...] = ()
     """Of an object program with threads, once it has run. Files do not have them."""
+    visits: tuple[int, ...] = ()
+    """The objects that each collection visited: of an object program, once it has run; of a recording with types, an
+    estimate (`replay.trace.visits`), once it is simulated. Files do not have them."""
     types: tuple[ObjectType, ...] = ()
     """Two entries can be equal: a program can create the same class many times."""
     collector: Collector | None = None
     """Of a recording with types."""
+    freeze_at: str | None = None
+    """The phase at whose start `gc.freeze` is called, under other settings of the collector than the recorded ones."""
 
     @property
     def memory(self) -> ProcessMemory:

@@ -94,8 +94,14 @@ class TypedRequests:
 def types_of_blocks(trace: Trace, row: int, blocks: np.ndarray) -> np.ndarray:
     """Returns the type of each block, all of which are live before a row of the trace: as it is noted when the block is
     freed, or at the end of the program; NO_TYPE if it is unknown."""
+    return ends_of_blocks(trace, row, blocks)[0]
+
+
+def ends_of_blocks(trace: Trace, row: int, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same, and whether each block is an object that lives at the end, and that the collector does not
+    track there."""
     types = np.full(int(blocks.max(initial=0)) + 1, NO_TYPE, np.uint32)
-    is_pending = np.zeros(len(types), bool)
+    is_pending, is_untracked = np.zeros(len(types), bool), np.zeros(len(types), bool)
     is_pending[blocks] = True
     first = 0
     for events in trace.batches():
@@ -106,9 +112,11 @@ def types_of_blocks(trace: Trace, row: int, blocks: np.ndarray) -> np.ndarray:
         ends = ends[(ends >= start) & (events.block[ends] < len(types))]
         ends = ends[is_pending[events.block[ends]]]
         numbers, places = np.unique(events.block[ends], return_index=True)
-        types[numbers] = events.type[ends[places]]
+        ends = ends[places]
+        types[numbers] = events.type[ends]
+        is_untracked[numbers] = (events.op[ends] == _LIVE_OBJECT) & (events.size[ends] == 0)
         is_pending[numbers] = False
-    return types[blocks]
+    return types[blocks], is_untracked[blocks]
 
 
 @entry

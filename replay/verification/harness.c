@@ -30,7 +30,7 @@ enum { DOMAIN_RAW, DOMAIN_MEM, DOMAIN_OBJ, DOMAIN_LIBC, DOMAINS };
 
 typedef struct { uint8_t op, domain; uint16_t unused; uint32_t block; uint64_t size; } Event;
 typedef struct { int64_t row, kind, address, bytes; } ArenaEvent; /* kind: 1 mapped, 0 unmapped */
-typedef struct { uint64_t rows, base, run_ns, arena_events, drained_blocks; } Header;
+typedef struct { uint64_t rows, base, run_ns, arena_events, drained_blocks, cpu_ns; } Header;
 typedef struct {
     void *(*malloc)(size_t);
     void *(*calloc)(size_t, size_t);
@@ -211,9 +211,9 @@ static void *open_result(const char *path, size_t bytes) {
     return result;
 }
 
-static uint64_t now_ns(void) {
+static uint64_t now_ns(clockid_t clock) {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
+    clock_gettime(clock, &time);
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
@@ -244,12 +244,13 @@ static int run(char **arguments) {
     base = settle(place, pool_bytes ? ALIGNMENT_MODULUS : PLACE_MODULUS);
     arena_log = (ArenaEvent *)((char *)result + logged_at), arena_events_max = logged_max;
     owned = timed ? NULL : owned_pages;
-    uint64_t start = now_ns();
+    uint64_t start = now_ns(CLOCK_MONOTONIC), cpu_start = now_ns(CLOCK_THREAD_CPUTIME_ID);
     if (timed)
         run_events(events, rows, blocks, NULL, NULL);
     else
         run_events(events, rows, blocks, addresses, (uint8_t *)(addresses + rows));
-    result->run_ns = now_ns() - start;
+    result->cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_start;
+    result->run_ns = now_ns(CLOCK_MONOTONIC) - start;
     arena_log = NULL;
     result->rows = (uint64_t)rows, result->base = base, result->arena_events = arena_events;
     _exit(0); /* without cleanup by the interpreter and libc */

@@ -26,7 +26,7 @@ EVENT = np.dtype([("op", "u1"), ("domain", "u1"), ("thread", "<u2"), ("block", "
 ALIGNMENT_BIT = 56
 """In `size`, from there on: of a memalign, the binary logarithm of its alignment."""
 ARENA_EVENT = np.dtype([("row", "<i8"), ("kind", "<i8"), ("address", "<i8"), ("bytes", "<i8")])
-_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "run_ns", "arena_events", "drained_blocks")])
+_HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "run_ns", "arena_events", "drained_blocks", "cpu_ns")])
 
 _FLAGS = ("-O2", "-rdynamic")
 _PROBE_SECONDS = 30
@@ -60,6 +60,8 @@ class RealRun:
     base: int
     """The end of the first mapping of the run: the model's `linux.mmap_base`."""
     run_ns: int
+    cpu_ns: int
+    """Time of the processor in the run; unlike `run_ns`, it does not grow while other programs run."""
     drained_blocks: int
     addresses: np.ndarray
     """An int64 for each event; 0 if it returned no address. Empty after a timed run."""
@@ -151,6 +153,7 @@ def _read_result(path: Path, rows: int, kept: int) -> RealRun:
     return RealRun(
         base=int(header["base"]),
         run_ns=int(header["run_ns"]),
+        cpu_ns=int(header["cpu_ns"]),
         drained_blocks=int(header["drained_blocks"]),
         addresses=np.fromfile(path, "<i8", kept, offset=_HEADER.itemsize),
         owners=np.fromfile(path, "u1", kept, offset=owners_at),

@@ -130,6 +130,8 @@ def call_lists(
 def _overrides(oracle: LibcOracle, assignments: Sequence[str]) -> list[str]:
     """Returns overrides for a stack that is equal to a real process on this machine."""
     overrides = overrides_of(assignments)
+    if oracle.model == "musl":
+        return ["domains.libc=musl", f"musl.version={oracle.version}"]
     return [
         f"glibc.version={oracle.version}",
         f"glibc.processors={_processors(oracle)}",
@@ -166,7 +168,7 @@ def _as_one_batch(trace: Trace) -> Events:
 
 def _thread_allocations(events: Events, thread_bytes: int) -> Events:
     """Returns the allocation of the main thread for each other thread that the harness creates before the trace."""
-    count = int(events.thread.max())
+    count = int(events.thread.max()) if thread_bytes else 0
     rows = np.zeros(count, np.int64)
     header_bytes = 32 if thread_bytes & IS_MMAPPED else 8
     return Events(
@@ -193,7 +195,7 @@ def _config_after(events: Events, before: Events, real: LibcRun, libc: Sequence[
     trial = Simulator(config(real.base), addresses=lambda part, owners: addresses.append(part))
     _run_rows(trial, before)
     space = trial.stack.linux.space[0]  # type: ignore[attr-defined]
-    is_huge = bool(trial.stack.libc.par[0].hp_bytes)  # type: ignore[attr-defined]
+    is_huge = config(real.base).libc_model == "glibc" and bool(trial.stack.libc.par[0].hp_bytes)  # type: ignore[attr-defined]
     unit = int(space.huge_page_size if is_huge else space.page_size)
     base = (2 * real.base - int(space.lowest) + unit - 1) & -unit
     if is_huge and addresses and events.alignment is not None and events.alignment.any():

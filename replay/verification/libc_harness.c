@@ -25,7 +25,8 @@
  * PLACE sets the base modulo PLACE_MODULUS. Before and after the run, the program calls madvise with the advice MARK,
  * which the kernel rejects: these calls are marks in the output of strace.
  *
- * The program has its own start code and needs only symbols of glibc 2.2.5, so that the ld.so of any version can run it. */
+ * The program has its own start code and needs only symbols of glibc 2.2.5, so that the ld.so of any version can run it.
+ * With MUSL, it is linked with musl, statically: then nothing is allocated before the trace. */
 #define _GNU_SOURCE
 #include "address_space.h"
 
@@ -44,11 +45,13 @@ enum { MARK = 12345, RESIDENT_POINTS = 10, THREADS_MAX = 4096, STACK_BYTES = 163
 typedef struct { uint8_t op, domain; uint16_t thread; uint32_t block; uint64_t size : 56, alignment_log2 : 8; } Event;
 typedef struct { uint64_t rows, base, heap, run_ns, thread_bytes, thread_place; } Header;
 
+#ifndef MUSL
 __asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join,pthread_join@GLIBC_2.2.5");
 __asm__(".symver pthread_attr_init,pthread_attr_init@GLIBC_2.2.5");
 __asm__(".symver pthread_attr_setstacksize,pthread_attr_setstacksize@GLIBC_2.2.5");
 __asm__(".symver pthread_attr_setguardsize,pthread_attr_setguardsize@GLIBC_2.2.5");
+#endif
 
 #define PLACE_MODULUS ((uintptr_t)1 << 34)
 
@@ -87,8 +90,10 @@ static int is_request(const Event *event) {
 /* All calls that stand for the same: malloc must serve each of them alike. */
 static void *run_memalign(const Event *event, size_t alignment, size_t bytes) {
     void *block = NULL;
+#ifndef MUSL
     if (alignment == PAGE)
         return bytes % PAGE ? valloc(bytes) : pvalloc(bytes);
+#endif
     if (event->block % 2 && alignment >= sizeof block)
         return posix_memalign(&block, alignment, bytes) ? NULL : block;
     return memalign(alignment, bytes);
@@ -101,7 +106,9 @@ static void *run_event(const Event *event, void *block) {
     case OP_REALLOC: return realloc(block, libc_bytes(event));
     case OP_FREE: free(block); return NULL;
     case OP_MEMALIGN: return run_memalign(event, (size_t)1 << event->alignment_log2, libc_bytes(event));
+#ifndef MUSL
     case OP_MARK: malloc_trim(0); return block;
+#endif
     default: return block;
     }
 }
@@ -165,11 +172,13 @@ static void *thread_main(void *number) {
     volatile char stack[STACK_TOUCHED];
     for (size_t byte = 0; byte < sizeof stack; byte += 512)
         stack[byte] = 1;
+#ifndef MUSL
     char *dtv;
     __asm__("mov %%fs:8, %0" : "=r"(dtv)); /* the thread's allocation is one slot before it, after a chunk's header */
     thread_bytes = ((size_t *)dtv)[-3];
     if (me == 1)
         thread_place = (uintptr_t)dtv - 2 * sizeof(size_t);
+#endif
     pass_turn(0);
     for (;;) {
         await_turn(me);
@@ -202,8 +211,10 @@ static void run_turns(void) {
             pass_turn(events[at].thread);
             await_turn(0);
         }
+#ifndef MUSL /* which would unmap the thread's stack */
         if (ended)
             pthread_join(threads[ended], NULL);
+#endif
         ended = 0;
     }
 }
@@ -263,6 +274,11 @@ static int run(int count, char **arguments) {
     return 0;
 }
 
+#ifdef MUSL
+int main(int count, char **arguments) {
+    return run(count, arguments);
+}
+#else
 /* The code of crt1.o, with the oldest versions of the functions that it calls. */
 extern int start_main(int (*)(int, char **), int, char **, void *, void *, void *, void *);
 __asm__(".symver start_main,__libc_start_main@GLIBC_2.2.5");
@@ -271,3 +287,4 @@ __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16,
 __attribute__((used)) void start(long *stack) {
     start_main(run, (int)stack[0], (char **)(stack + 1), NULL, NULL, NULL, stack);
 }
+#endif

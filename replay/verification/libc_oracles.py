@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from replay.allocators.glibc import RULES
+from replay.allocators.musl.settings import VERSIONS as MUSL_VERSIONS
 from replay.jit.kernel_cache import cache_root
 from replay.trace import Trace
 from replay.verification.harness import HarnessError, compile_program, run_program, write_events
@@ -28,7 +29,10 @@ _HEADER = np.dtype([(name, "<u8") for name in ("rows", "base", "heap", "run_ns",
 _MARK = re.compile(r"^(?:\d+ +)?madvise\(.*, 0, (0x3039|12345).*$", re.MULTILINE)
 """The system call of the harness before and after the trace."""
 _CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\)\s*= (?P<result>\S+)", re.MULTILINE)
+PAGE_BYTES = 4096
+"""Linux maps whole pages: musl does not round lengths."""
 _VERSION = re.compile(r"release version (\d+\.\d+)")
+_MUSL_VERSION = re.compile(rb"\0(1\.\d+\.\d+)\0")
 _FLAGS = ("-O2", "-nostartfiles", "-Wl,-z,now", "-Wl,--no-as-needed", "-l:libpthread.so.0")
 """Before 2.34, libpthread is a separate library."""
 _SECONDS = 120
@@ -44,8 +48,12 @@ class LibcOracle:
     """A name like `glibc-2.36`."""
     version: str
     loader: tuple[str, ...]
-    """The dynamic loader and its options; empty for the system's own library."""
+    """The dynamic loader and its options; empty for the system's own library, and if the harness is static."""
     path: Path
+    model: str = "glibc"
+    flags: tuple[str, ...] = _FLAGS
+    """How the harness is compiled and linked with it."""
+    objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,44 @@ def survey_libcs() -> tuple[list[LibcOracle], list[Absence]]:
     return [oracles[version] for version in RULES if version in oracles], absences
 
 
+def survey_musls() -> tuple[list[LibcOracle], list[Absence]]:
+    """Returns the same for musl: the folders with a static library and its headers."""
+    oracles: dict[str, LibcOracle] = {}
+    absences: list[Absence] = []
+    for library in _static_musls():
+        match = _MUSL_VERSION.search(library.read_bytes())
+        version = match[1].decode() if match else "unknown"
+        if version in MUSL_VERSIONS:
+            oracles.setdefault(version, _musl_oracle(version, library))
+        else:
+            absences.append(
+                Absence(str(library), f"musl {version} has no model; supported: {', '.join(MUSL_VERSIONS)}")
+            )
+    for version in MUSL_VERSIONS:
+        if version not in oracles:
+            absences.append(Absence(f"musl-{version}", "on Debian, .ci/fetch-libcs of the sources downloads it"))
+    return [oracles[version] for version in MUSL_VERSIONS if version in oracles], absences
+
+
+def _static_musls() -> Iterator[Path]:
+    yield from sorted(Path("/usr/lib").glob("x86_64-linux-musl/libc.a"))
+    yield from sorted((cache_root() / "libcs").glob("*/usr/lib/x86_64-linux-musl/libc.a"))
+
+
+def _musl_oracle(version: str, library: Path) -> LibcOracle:
+    headers = library.parents[2] / "include" / library.parent.name
+    flags = ("-O2", "-DMUSL", "-static", "-no-pie", "-nostdlib", "-isystem", str(headers))
+    start, end = ([str(library.with_name(name)) for name in names] for names in (("crt1.o", "crti.o"), ("crtn.o",)))
+    objects = (*start, str(library), "-lgcc", *end)
+    return LibcOracle(f"musl-{version}", version, (), library, "musl", flags, objects)
+
+
 def choose_libcs(choice: str) -> list[LibcOracle]:
-    """Returns the libraries of a version like `2.36`, or `all`."""
-    oracles, absences = survey_libcs()
-    chosen = [oracle for oracle in oracles if choice in ("all", oracle.version, oracle.name)]
+    """Returns the libraries of a version like `2.36`, of a name like `musl-1.2.5`, or `all`."""
+    (glibcs, absences), (musls, absent_musls) = survey_libcs(), survey_musls()
+    chosen = [oracle for oracle in (*glibcs, *musls) if choice in ("all", oracle.version, oracle.name, oracle.model)]
     if not chosen:
-        raise unavailable("glibc", choice, absences, "replay verify --libc --list")
+        raise unavailable("C library", choice, [*absences, *absent_musls], "replay verify --libc --list")
     return chosen
 
 
@@ -119,7 +159,8 @@ def run_libc(
     environment: Mapping[str, str] | None = None,
 ) -> LibcRun:
     """Runs a trace with a real malloc. The harness explains `mode`. `traced`: strace records the system calls."""
-    program = compile_program(SOURCE, _FLAGS, "libc-harness")
+    harness = "libc-harness" if oracle.model == "glibc" else f"{oracle.name}-harness"
+    program = compile_program(SOURCE, oracle.flags, harness, *oracle.objects)
     with tempfile.TemporaryDirectory(prefix="replay-verify-") as folder:
         events, result, calls = (Path(folder) / name for name in ("events", "result", "calls"))
         rows = write_events(trace, events)
@@ -160,7 +201,7 @@ def _read_calls(text: str) -> list[tuple[str, int, int]]:
             if arguments[0] != "NULL":
                 calls.append(("brk", int(match["result"], 16), 0))
         elif match["name"] == "mmap":
-            calls.append(("mmap", int(match["result"], 16), int(arguments[1])))
+            calls.append(("mmap", int(match["result"], 16), -(-int(arguments[1]) // PAGE_BYTES) * PAGE_BYTES))
         elif match["name"] == "mremap":
             calls.append(("mremap", int(match["result"], 16), int(arguments[2])))
         else:

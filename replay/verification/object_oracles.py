@@ -93,6 +93,11 @@ def _minor(oracle: Oracle) -> int:
 
 def record_objects(oracle: Oracle, script: str) -> list[Region]:
     """Runs a script and returns its regions. Raises HarnessError with the last line of its error if it fails."""
+    return run_script(oracle, script)[0]
+
+
+def run_script(oracle: Oracle, script: str) -> tuple[list[Region], str]:
+    """The same, with the standard output."""
     library = oracle.library
     program = compile_program(SOURCE, ("-O2",), "object-harness", "-ldl")
     environment = {**library_environment(library), "PYTHONHASHSEED": "0"}
@@ -100,8 +105,8 @@ def record_objects(oracle: Oracle, script: str) -> list[Region]:
         path, result = Path(folder) / "script", Path(folder) / "result"
         path.write_text(script, encoding="utf-8")
         arguments = [str(library.path), str(_minor(oracle)), str(path), str(result)]
-        run_program([*library.loader, str(program), *arguments], environment, _SECONDS, oracle.name)
-        return _read_regions(result, oracle.name)
+        output = run_program([*library.loader, str(program), *arguments], environment, _SECONDS, oracle.name)
+        return _read_regions(result, oracle.name), output
 
 
 def _read_regions(path: Path, name: str) -> list[Region]:

@@ -32,7 +32,7 @@ _CACHES_TO = (3, 10)
 _TEXTS_FROM = (3, 12)
 """From this release on, every collection allocates."""
 _THREADS = """\
-from allocation_log import join
+from allocation_log import join as _join
 from _thread import allocate_lock, start_new_thread
 from _queue import SimpleQueue
 from time import sleep
@@ -51,10 +51,10 @@ del delegate, items
 """What the twin of a program with coroutines or `yield from` needs. The first end of a generator that waits for an
 iterator completes the iterator's type, and creates a name: this is older than the program."""
 _SCRIPT = """\
-from allocation_log import start, stop
+from allocation_log import start as _start, stop as _stop
 from _weakref import ref
 import gc, sys
-gc.disable()
+{prologue}gc.disable()
 sys._getframe()
 class Finalized:
     def __del__(self): pass
@@ -75,11 +75,12 @@ gc.freeze()
 gc.collect()
 if {is_enabled}:
     gc.enable()
-start()
+_start()
 main()
 {join}\
-stop()
+_stop()
 """
+"""Names with an underscore are no names of a program."""
 _NEVER_NS = 1000 * 10**9
 _SHOWN = 5
 THREADED_EVENT = np.dtype([*((name, OBJECT_EVENT[name]) for name in OBJECT_EVENT.names or ()), ("thread", "<u2")])
@@ -138,22 +139,10 @@ def simulate_threads(program: ObjectProgram, release: tuple[int, ...]) -> tuple[
 def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     """Runs a program in the model and in a real interpreter, and compares their events."""
     release = version_of(oracle)
-    program = _without_switches(program)
+    program = without_switches(program)
     model, model_threads, end = simulate_threads(program, release)
-    has_threads, twin = program.code.has_threads, write_twin(program.program)
-    script = _SCRIPT.format(
-        twin=twin,
-        seed=program.program.seed & 0xFFFFFFFF,
-        choices=end.choices,
-        multiplier=MULTIPLIER,
-        increment=INCREMENT,
-        thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
-        is_enabled=program.program.collector.enabled,
-        imports=(_THREADS if has_threads else "")
-        + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
-        join="join()\n" if has_threads else "",
-    )
-    region = record_objects(oracle, script)[0]
+    has_threads = program.code.has_threads
+    region = record_objects(oracle, script_of(program, release, end.choices))[0]
     recorded = region.events
     if release < _TEXTS_FROM:
         model = _with_ordered_collections(model)
@@ -174,7 +163,25 @@ def verify_objects(program: ObjectProgram, oracle: Oracle) -> ObjectAgreement:
     return ObjectAgreement(program.name, oracle.name, len(real), aside, different, difference)
 
 
-def _without_switches(program: ObjectProgram) -> ObjectProgram:
+def script_of(program: ObjectProgram, release: tuple[int, ...], choices: int, prologue: str = "") -> str:
+    """Returns the script that runs a program with `choices` random choices, after a prologue."""
+    has_threads, twin = program.code.has_threads, write_twin(program.program)
+    return _SCRIPT.format(
+        prologue=prologue,
+        twin=twin,
+        seed=program.program.seed & 0xFFFFFFFF,
+        choices=choices,
+        multiplier=MULTIPLIER,
+        increment=INCREMENT,
+        thresholds=", ".join(map(str, program.program.collector.thresholds or default_thresholds(release))),
+        is_enabled=program.program.collector.enabled,
+        imports=(_THREADS if has_threads else "")
+        + (_DELEGATION if "coroutine" in twin or "yield from" in twin else ""),
+        join="_join()\n" if has_threads else "",
+    )
+
+
+def without_switches(program: ObjectProgram) -> ObjectProgram:
     """Returns the program with threads that change only where one of them blocks, as its twin runs."""
     return program._replace(program=program.program.model_copy(update={"switch_interval": _NEVER_NS}))
 

@@ -32,7 +32,7 @@ from replay.verification import ONE_PROCESS, harness
 from replay.verification.compare import PLACE
 from replay.verification.harness import HarnessError
 from replay.verification.libc_compare import PRESET, call_lists
-from replay.verification.libc_oracles import LibcOracle, survey_libcs
+from replay.verification.libc_oracles import LibcOracle, survey_libcs, survey_musls
 from replay.verification.oracles import Oracle, find_oracles
 
 Figures = dict[str, int]
@@ -85,7 +85,8 @@ class Reality:
 
     def __init__(self) -> None:
         self._pymallocs = {oracle.preset: oracle for oracle in find_oracles()}
-        self._libcs = {oracle.version: oracle for oracle in survey_libcs()[0]}
+        found = (*survey_libcs()[0], *survey_musls()[0])
+        self._libcs = {(oracle.model, oracle.version): oracle for oracle in found}
 
     def figures(self, stack: StackConfig, trace: Trace, row: dict[str, Any]) -> tuple[str, str, Figures, Figures]:
         """Returns kind, name of the real allocator, and the figures of model and reality.
@@ -98,7 +99,7 @@ class Reality:
             real, model = (_of_calls(each, heap) for each in calls)
             if not _has_threads(trace):
                 model = {metric: row[metric] for metric in real}
-            return "glibc", libc.name, model, real
+            return libc.model, libc.name, model, real
         oracle = self._pymalloc_for(stack)
         model = {"arena_bytes_peak": row["arena_bytes_peak"]}
         model["arena_calls"] = row["arenas_mapped"] + row["arenas_unmapped"]
@@ -116,14 +117,15 @@ class Reality:
         return named[0]
 
     def _libc_for(self, stack: StackConfig) -> tuple[LibcOracle, list[str]]:
-        version = getattr(stack.libc, "version", "")
-        if version not in self._libcs:
-            raise HarnessError(f"glibc {version} is not available" if version else f"{stack.libc_model} is not glibc")
-        environment = _environment_of(stack)
-        alike = load_config(PRESET, [f"glibc.version={version}", *overrides_of(environment)])
+        model, version = stack.libc_model, getattr(stack.libc, "version", "")
+        if (model, version) not in self._libcs:
+            raise HarnessError(f"{stack.title(model)} is not available")
+        environment = _environment_of(stack) if model == "glibc" else []
+        own = [f"domains.libc={model}", f"{model}.version={version}"]
+        alike = load_config(PRESET, [*own, *overrides_of(environment)])
         if stack_key(alike) != stack_key(stack):
             raise HarnessError("a setting cannot be made in the environment of a real process")
-        return self._libcs[version], environment
+        return self._libcs[model, version], environment
 
 
 def _environment_of(stack: StackConfig) -> list[str]:

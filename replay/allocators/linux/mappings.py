@@ -109,6 +109,18 @@ def unprotect(stack, start, length):
 
 
 @cold
+def guard_heap(stack, start, length):
+    """mmap with FIXED and NO_ACCESS over pages of the heap that were never touched."""
+    tally = stack.tally[0]
+    if stack.linux.space[0].transparent:
+        change_areas(stack, start, start + length, 0, WRITABLE)
+    change_mapped(stack, -add_reserved(stack, start, start + length))
+    tally.mmap += 1
+    tally.mmap_bytes += length
+    log(stack, MMAP, start, length)
+
+
+@cold
 def trim(stack, start, mapped_length, length, alignment):
     """Unmaps both ends of a mapping around `length` bytes at a multiple of `alignment`. Returns the address of
     these."""

@@ -60,9 +60,10 @@ class _EntryLibrary(JITCodeLibrary):
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _EntryLowering(NativeLowering):
     _name = "replay_entry_lowering"
+    library_class: type[JITCodeLibrary] = _EntryLibrary
 
     def run_pass(self, state: Any) -> bool:
-        state.library = _EntryLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = self.library_class(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
         done: bool = super().run_pass(state)
         return done

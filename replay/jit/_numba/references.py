@@ -84,9 +84,16 @@ def _lay_out(kind: Reference, instance: Any, c: Any) -> NativeValue:
         native = c.unbox(field, c.pyapi.tuple_getitem(instance, index))
         c.builder.store(native.value, cgutils.gep_inbounds(c.builder, pointer, 0, index))
         is_error = c.builder.or_(is_error, native.is_error)
-    # Fields are constant only from here on. Without this barrier, LLVM could move loads before the stores above.
+    return NativeValue(after_stores(c.builder, pointer), is_error=is_error)
+
+
+def after_stores(builder: Any, pointer: Any) -> Any:
+    """Returns the same pointer to fields that are constant from here on.
+
+    Without this barrier, LLVM could move loads of fields before the stores above.
+    """
     opaque = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0,~{memory}", side_effect=True)
-    return NativeValue(c.builder.call(opaque, [pointer]), is_error=is_error)
+    return builder.call(opaque, [pointer])
 
 
 def mark_by_reference(instance_class: type) -> None:

@@ -66,6 +66,7 @@ def _collections(result: RunResult) -> Iterator[Event]:
             "collection" if generation is None else f"collection of generation {generation}",
             row["time_ns"],
             row["time_ns"] + row["duration_ns"],
+            visited_objects=row["visited_objects"],
             found_objects=row["found_objects"],
             freed_blocks=row["freed_blocks"],
             freed_bytes=row["freed_bytes"],

@@ -9,8 +9,8 @@
     allocator, Python's traced, lifetimes tracked       a byte each
     from version 13: a path, and two lists of paths     each path ended by a zero byte, each list by an empty path
 
-Numbers are little-endian, from a 64-bit process. Captures of other processes and other versions are left to memray's
-library. The whole file can be one LZ4 frame.
+Numbers are little-endian, from a 64-bit process, as memray's library reads them; captures of other versions are left to
+it. The whole file can be one LZ4 frame.
 """
 
 import os
@@ -107,7 +107,10 @@ def read_ending(path: Path) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> Header | None:
-    """Returns the header; None for an unknown version or a process that is not 64-bit little-endian."""
+    """Returns the header; None for an unknown version.
+
+    A header of a known version is refused if a field is impossible: memray's library would crash.
+    """
     with open_plain(path) as stream:
         fields = _Fields(path, stream)
         version = fields.format_version()
@@ -115,11 +118,11 @@ def read_header(path: Path) -> Header | None:
             return None
         python_version, native, aggregated, records, _, start_ms, end_ms = _NUMBERS.unpack(fields.read(_NUMBERS.size))
         if records < 0 or (end_ms and not start_ms <= end_ms < start_ms + _LONGEST_MS):
-            return None
+            raise fields.torn()
         command = fields.text()
         _, _, _, allocator, python_traced, lifetimes = _REST.unpack(fields.read(_REST.size))
         if max(native, aggregated, python_traced, lifetimes) > 1 or allocator not in _ALLOCATORS:
-            return None
+            raise fields.torn()
         if version >= _WITH_PATHS:
             fields.text()
             for _ in range(_PATH_LISTS):

@@ -22,7 +22,7 @@ from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
-from replay.sources.memray.capture import AGGREGATED, explain_cut, incomplete, origin
+from replay.sources.memray.capture import AGGREGATED, DAMAGED_TIMES, TIMES_MAX_MS, explain_cut, incomplete, origin
 from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
@@ -44,7 +44,7 @@ _MS = 10**6
 def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
     """Yields the calls of a capture, with times and sites."""
     with _reading(path) as reader:
-        metadata = reader.metadata
+        metadata = _metadata(path, reader)
         if not hasattr(metadata, "file_format"):  # memray 1.11 and older do not return whether a capture is aggregated
             raise TraceError(_refusal(read_format_version(path), _installed()), path=path)
         if metadata.file_format.name != "ALL_ALLOCATIONS":
@@ -80,6 +80,14 @@ def _reading(path: Path) -> Iterator["FileReader"]:
         else:
             message = f"is not a complete capture of memray ({reason})"
         raise TraceError(message, path=path) from None
+
+
+def _metadata(path: Path, reader: "FileReader") -> "Metadata":
+    """Returns the metadata. The library does not check the values in a damaged header."""
+    try:
+        return reader.metadata
+    except (ValueError, OverflowError, KeyError) as error:
+        raise TraceError(f"is not a complete capture of memray (its header is damaged: {error})", path=path) from None
 
 
 def _ending(path: Path, metadata: "Metadata") -> tuple[float, int | None]:
@@ -127,6 +135,8 @@ class _Records:
         self._rows = 0
         self._total = max(total, 1)
         times = [snapshot.time for snapshot in reader.get_memory_snapshots()]
+        if times and not 0 <= times[0] <= times[-1] < TIMES_MAX_MS:
+            raise TraceError(DAMAGED_TIMES, path=path)
         self._begin_ns, self._span_ns = (times[0] * _MS, (times[-1] - times[0]) * _MS) if times else (0, 0)
         self._site_numbers: dict[Site, int] = {}
         self._stack_site = np.full(1024, _UNSEEN, np.uint32)
@@ -182,7 +192,9 @@ class _Records:
             number = allocator[np.argmax(op == UNKNOWN)]
             message = f"has calls of memray's allocator {number}, which is unknown to this version of replay"
             raise TraceError(message, path=self._path)
-        time_ns = self._begin_ns + (self._rows + np.arange(op.shape[0])) * self._span_ns // self._total
+        rows = self._rows + np.arange(op.shape[0])
+        step_ns, rest_ns = divmod(self._span_ns, self._total)  # rows * span_ns can exceed 63 bits
+        time_ns = self._begin_ns + rows * step_ns + rows * rest_ns // self._total
         self._rows += op.shape[0]
         calls = Calls(
             op, address.copy(), size.astype(np.int64), self._domains[allocator], thread.astype(np.uint32), time_ns, site

@@ -47,7 +47,7 @@ from replay.trace.editing.collector_state import (
     Findings,
 )
 from replay.trace.editing.garbage_ages import age_of_class, find_fates, likely_ages
-from replay.trace.provenance import Provenance
+from replay.trace.visits import has_incremental_collector
 
 _PATIENCE = {"3.11": 8}
 """Events between the moment when a collection becomes due, and a recorded collection that is the same. CPython 3.11
@@ -60,8 +60,6 @@ them in domain mem, where other blocks can have this size."""
 _BY_KEY, _CLASSES = ("fates", "free_lists", "kinds", "alive", "dead"), AGES + 1
 _TUPLE_BYTES, _TUPLE_BYTES_SINCE = dict.fromkeys(("3.11", "3.12", "3.13"), 48), 56
 """A tuple of length 1, with the collector's header."""
-_INCREMENTAL = tuple(f"3.14.{patch}" for patch in range(5))
-"""Releases with another collector."""
 
 
 _NEVER, _TINY = 1 << 62, 1e-300
@@ -111,7 +109,9 @@ class CollectedTrace(EditedTrace):
     def __init__(
         self, trace: Trace, settings: CollectorSettings, command: str, moments: Moments = Moments.ESTIMATE
     ) -> None:
-        super().__init__(self._read_events, lambda: edited(trace.metadata, command))
+        super().__init__(
+            self._read_events, lambda: replace(edited(trace.metadata, command), freeze_at=settings.freeze_at)
+        )
         self._trace, self.settings, self._command, self.moments = trace, settings, command, moments
         self.collector = _collector_of(trace)
         """The recorded one."""
@@ -274,14 +274,10 @@ def _collector_of(trace: Trace) -> Collector:
         raise ReplayError(
             "settings of the garbage collector need a trace of one process; `replay trace filter --process` makes one"
         )
-    if (version := _release(metadata.origin)) in _INCREMENTAL:
-        raise ReplayError(f"CPython {version} has an incremental collector, whose collections cannot be computed")
+    if has_incremental_collector(metadata):
+        name = (metadata.origin.interpreter or "").replace("cpython", "CPython")
+        raise ReplayError(f"{name} has an incremental collector, whose collections cannot be computed")
     return metadata.collector
-
-
-def _release(origin: Provenance) -> str:
-    """Returns the version of the recorded interpreter with its patch number."""
-    return (origin.interpreter or "").partition(" ")[2]
 
 
 def _phase_of(trace: Trace, name: str | None) -> int:

@@ -1,0 +1,3 @@
+"""A program for memray."""
+
+texts = [str(number) for number in range(50)]
