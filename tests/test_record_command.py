@@ -251,7 +251,8 @@ main()
 """
 
 
-def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
+@pytest.mark.parametrize("name", ["trace.parquet", "trace.parquet.part"])
+def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path, name):
     """The recorder is killed right after it wrote a batch; the program continues until its standard input ends."""
     path = program("""
         import sys
@@ -267,7 +268,7 @@ def test_the_part_of_a_killed_recorder_can_be_rescued(program, tmp_path):
     code, _, printed = run(path, cwd=tmp_path)
     assert code == 2
     assert "replay record --rescue trace.parquet" in printed
-    code, out, _ = run(cwd=tmp_path, options=["--rescue", "trace.parquet"])
+    code, out, _ = run(cwd=tmp_path, options=["--rescue", name])
     assert code == 0
     assert "events saved; trace.parquet is complete" in out
     events = list(replay.open_source(tmp_path / "trace.parquet").batches())

@@ -170,6 +170,7 @@ def _rescue(path: Path, *, force: bool) -> None:
     from replay.recorder.part import interrupted_part
     from replay.support.atomic_files import exists_already, new_target, publish
 
+    path = path.with_suffix("") if path.suffix == ".part" else path  # people name the file that they see
     target = new_target(path, force=force)
     part, file = interrupted_part(target, name=path)
     with file:
