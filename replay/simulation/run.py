@@ -143,8 +143,7 @@ def run(
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
 
     `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
-    does not hold.
-    Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
+    does not hold. Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
