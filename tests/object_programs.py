@@ -412,6 +412,9 @@ def references(machine):
         np.add.at(found, heap.items[entry["first"] : entry["first"] + length] if entry["first"] else [], 1)
         if entry["kind"] in WITH_OWNER:
             found[entry["owner"]] += 1
-        if entry["kind"] == Kind.GENERATOR and entry["owner"]:  # its frame, up to 3.10
+        if entry["kind"] == Kind.GENERATOR and entry["owner"]:  # its frame, up to 3.10; what it handles
             found[entry["owner"]] += 1
+        if entry["kind"] == Kind.GENERATOR and entry["first"] and not heap.rules["frame_base"][0]:  # its frame object
+            called = machine.functions[entry["vector"]]
+            found[heap.items[entry["first"] + called["locals"] + called["stack"]]] += 1
     return objects["refs"][live].tolist(), found[live].tolist()
