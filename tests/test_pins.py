@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay.allocators import TopRule
+from replay.analysis.block_groups import Grouped
 from replay.analysis.pin_report import find_pins
 from replay.analysis.pins import Grouping
 from replay.analysis.removal import matches_site, shortest_pattern
 from replay.analysis.retention import Heap, Retained
 from replay.config import default_preset, load_config
 from replay.simulation.addresses import run_addresses
-from replay.simulation.live_blocks import LIVE_BLOCK
+from replay.simulation.live_blocks import LIVE_BLOCK, LiveBlocks
 from replay.simulation.run import run
 from replay.sources.parquet import write_trace
 from replay.support.errors import ReplayError
@@ -169,22 +170,23 @@ def small_case(arena_groups: list[set[int]], heap: list[int]) -> Grouping:
     """Arenas of 1, 2, 4 … pages with a block of each of some groups; a heap whose chunks have these groups, from its
     end on, one page each."""
     codes, arena_of = [], []
-    for arena, groups in enumerate(arena_groups):
+    for arena, groups in enumerate(reversed(arena_groups)):  # the largest is the first
         codes += sorted(groups)
         arena_of += [arena] * len(groups)
     first, page = len(codes), 4096
     codes += heap
-    blocks = np.zeros(len(codes), LIVE_BLOCK)
+    blocks = LiveBlocks(*(np.zeros(len(codes), LIVE_BLOCK[name]) for name in LiveBlocks._fields))
     end = (len(heap) + 1) * page
     ends = end - page * np.arange(len(heap) + 1)
     retained = Retained(
-        at_ns=0, row=0, resident_bytes=0, trimmable_bytes=0, blocks=blocks,
-        arenas=page << np.arange(len(arena_groups)), kept_arenas=0,
-        arena_of=np.array([*arena_of, *([-1] * len(heap))], np.int64),
+        at_ns=0, row=0, resident_bytes=0, requested_bytes=0, trimmable_bytes=0, blocks=blocks,
+        types=np.zeros(0, np.uint32), arenas=page << np.arange(len(arena_groups))[::-1], kept_arenas=0,
+        arena_of=np.array([*arena_of, *([-1] * len(heap))], np.int32),
         heaps=[Heap(page, end, TopRule(0, 0, page), np.arange(first, len(codes)), ends[: len(heap)])] if heap else [],
         pages=np.arange(0, end, page), page_bytes=page,
     )  # fmt: skip
-    return Grouping(retained, np.array(codes, np.int64), [*"abcdefghijklmno"])
+    names = [*"abcdefghijklmno"]
+    return Grouping(retained, Grouped(np.array(codes, np.uint32), np.arange(len(names)), names))
 
 
 def released_by_hand(arena_groups: list[set[int]], heap: list[int], gone: set[int]) -> int:

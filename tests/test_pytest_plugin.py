@@ -1020,7 +1020,7 @@ def test_planted_regressions_are_reported_by_test_and_cause_and_unchanged_runs_p
     project.makepyfile(**SHOP)
     compare = ("--replay-baseline=b.json", "--replay-traces=kept")
     run(project, *compare, "--replay-update").assert_outcomes(passed=8)
-    for number in range(10):
+    for number in range(4):
         workers = ("-n", "2") if number % 2 else ()
         result = run(project, *compare, *workers)
         result.assert_outcomes(passed=8)

@@ -31,7 +31,7 @@ class Constants(NamedTuple):
     """Whether a block can be larger than the bytes requested for it."""
     VERIFIED: str = ""
     """The figures that equal those of a real allocator, for sentences about what is exact: `pymalloc's blocks …`."""
-    FREE_MEMORY: str = "free, and ends of pages"
+    FREE_MEMORY: str = "free parts of its pages"
     """What the memory consists of that it holds besides live blocks, for a note in reports."""
 
 
@@ -109,6 +109,9 @@ class OptionalPython(Protocol):
 
     def grow(self, state: Any) -> NamedTuple:
         """The same state with more room."""
+
+    def copy(self, state: Any) -> NamedTuple:
+        """A copy of the state. Default: all of each array is copied."""
 
     def observe(self, state: Any) -> dict[str, Any]:
         """Small role: `classes` and `arenas`, arrays of CLASS_VIEW and ARENA_VIEW.

@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from replay.allocators import SpanKind, extend, give_record_back, record, span_rows, take_record
-from replay.allocators.linux import brk
-from replay.jit.compiling import by_reference, cold, leaf
+from replay.allocators.linux import brk, touch
+from replay.jit.compiling import by_reference, cold, inlined, leaf
+from replay.jit.cpu_intrinsics import prefetch
 from replay.support.units import Size
 
 ROLES = ("libc",)
@@ -29,7 +30,8 @@ class Config(BaseModel):
 
 
 ALIGNMENT = 16
-HEAP = record("end", "top_pad", "used", "unused")
+HEAP = record("end", "limit", "page", "top_pad", "used", "unused")
+"""`limit` is the break, 0 before the first allocation; `page` is the start of the page that was written to last."""
 BLOCK = record("address", "size_bytes", "next")
 
 
@@ -48,19 +50,28 @@ def new_state(config: Config) -> State:
     return state
 
 
-@cold
+@inlined
 def _place_at_end(state, stack, block, alignment, size):
-    heap, space, tally = state.heap[0], stack.linux.space[0], stack.tally[0]
-    if heap.end == 0:
-        heap.end = space.brk
-    heap.end = (heap.end + alignment - 1) & -alignment
-    block.address, block.size_bytes = heap.end, max(size + 15 & -16, 16)
-    heap.end += block.size_bytes
-    if heap.end > space.brk:
-        end = (heap.end + heap.top_pad + space.page_size - 1) & -space.page_size
+    heap = state.heap[0]
+    block.address = (heap.end + alignment - 1) & -alignment
+    block.size_bytes = max(size + 15 & -16, 16)
+    if block.address + block.size_bytes > heap.limit:
+        _extend(stack, heap, block, alignment)
+    heap.end = block.address + block.size_bytes
+
+
+@cold
+def _extend(stack, heap, block, alignment):
+    """Moves the break so far that the block fits; places the first block there."""
+    space, tally = stack.linux.space[0], stack.tally[0]
+    if heap.limit == 0:
+        block.address = (space.brk + alignment - 1) & -alignment
+    if block.address + block.size_bytes > space.brk:
+        end = (block.address + block.size_bytes + heap.top_pad + space.page_size - 1) & -space.page_size
         tally.heap_bytes += end - space.brk
         tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
         brk(stack, end)
+    heap.limit = space.brk
 
 
 @leaf
@@ -90,6 +101,21 @@ def realloc(state, stack, place, size):
     if size > block.size_bytes:
         _place_at_end(state, stack, block, ALIGNMENT, size)
     return place
+
+
+@inlined
+def fill(state, stack, place, size):
+    """Touches the pages that the program writes to, unless it wrote to the only one last."""
+    heap, begin = state.heap[0], state.blocks[place].address
+    if size > 0 and (begin < heap.page or begin + size > heap.page + stack.linux.space[0].page_size):
+        touch(stack, begin, begin + size)
+        heap.page = (begin + size - 1) & -stack.linux.space[0].page_size
+
+
+@inlined
+def expect(state, place):
+    """Prefetches the record of a block that will be freed."""
+    prefetch(state.blocks, place)
 
 
 @leaf

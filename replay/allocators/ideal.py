@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from replay.allocators import SpanKind, extend, give_record_back, record, span_rows, take_record
 from replay.allocators.linux import brk, touch
-from replay.jit.compiling import by_reference, cold, leaf
+from replay.jit.compiling import by_reference, cold, inlined, leaf
+from replay.jit.cpu_intrinsics import prefetch
 
 ROLES = ("libc",)
 ROUNDS_SIZES = False
@@ -28,7 +29,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-HEAP = record("live_bytes", "end", "used", "unused")
+HEAP = record("live_bytes", "bytes", "end", "used", "unused")
+"""`bytes` are the live bytes, rounded up to pages; `end` is the address of the next block."""
 BLOCK = record("address", "size_bytes", "next")
 FIRST_ADDRESS = 1 << 16
 
@@ -49,18 +51,26 @@ def new_state(config: Config) -> State:
     return state
 
 
-@cold
+@inlined
 def _fit(state, stack):
+    """Moves the break if the live bytes need more pages or fewer."""
+    heap = state.heap[0]
+    if heap.live_bytes > heap.bytes or heap.live_bytes <= heap.bytes - stack.linux.space[0].page_size:
+        _move_break(stack, heap)
+
+
+@cold
+def _move_break(stack, heap):
     """Sets the break to the end of the last page that the live bytes need."""
     space, tally = stack.linux.space[0], stack.tally[0]
     old_end = space.brk
-    end = space.brk_base + ((state.heap[0].live_bytes + space.page_size - 1) & -space.page_size)
-    if end != old_end:
-        brk(stack, end)
-        tally.heap_bytes += end - old_end
-        tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
-        if end > old_end:
-            touch(stack, old_end, end)
+    heap.bytes = (heap.live_bytes + space.page_size - 1) & -space.page_size
+    end = space.brk_base + heap.bytes
+    brk(stack, end)
+    tally.heap_bytes += end - old_end
+    tally.heap_bytes_peak = max(tally.heap_bytes_peak, tally.heap_bytes)
+    if end > old_end:
+        touch(stack, old_end, end)
 
 
 @leaf
@@ -103,6 +113,17 @@ def realloc(state, stack, place, size):
     block.size_bytes = size
     _fit(state, stack)
     return place
+
+
+@inlined
+def fill(state, stack, place, size):
+    """Does nothing: the heap is touched when it grows, and addresses have no meaning."""
+
+
+@inlined
+def expect(state, place):
+    """Prefetches the record of a block that will be freed."""
+    prefetch(state.blocks, place)
 
 
 @leaf

@@ -1,19 +1,39 @@
 """Groups of live blocks: by call site, type, size class, thread, domain, and phase of the allocation."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from replay.jit.compiling import inlined
 from replay.simulation.result import RunResult
 from replay.support.units import format_size
-from replay.trace import Domain, Site, Trace
-from replay.trace.typed import types_of_blocks
+from replay.trace import Domain, ObjectType, Site
 
 UNKNOWN = "unknown"
 _LOOKED_UP = 1 << 20
 _NO_PHASE = "before the first phase"
-Grouped = tuple[np.ndarray, list[str]]
-"""The group of each block, and the names of the groups."""
+
+
+class Grouped(NamedTuple):
+    """Blocks in groups, by a number that each block has, such as that of its call site."""
+
+    numbers: np.ndarray
+    """By block, uint32."""
+    codes: np.ndarray
+    """The group of each number, int64; the last one is that of all higher numbers, too."""
+    names: list[str]
+    """Of the groups."""
+
+    def of_blocks(self, blocks: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Returns the group of each block, or of some."""
+        return self.codes[np.minimum(self.numbers[blocks], max(0, len(self.codes) - 1))]
+
+
+@inlined
+def group_of(numbers, codes, block):  # type: ignore[no-untyped-def]
+    """Returns the group of a block, given two fields of `Grouped`."""
+    return codes[min(np.int64(numbers[block]), codes.shape[0] - 1)]
 
 
 def site_name(site: Site) -> str:
@@ -21,59 +41,54 @@ def site_name(site: Site) -> str:
     return f"{site.function} ({site.file}:{site.line})"
 
 
-def by_site(blocks: np.ndarray, sites: Sequence[Site]) -> Grouped:
-    """Returns the blocks by call site. Sites of the same name are one group."""
-    names = [*dict.fromkeys([site_name(site) for site in sites] + [UNKNOWN])]
-    place = {name: index for index, name in enumerate(names)}
-    of_site = np.array([*(place[site_name(site)] for site in sites), place[UNKNOWN]])
-    return of_site[np.minimum(blocks["site"], len(sites)).astype(np.int64)], names
+def by_site(numbers: np.ndarray, sites: Sequence[Site]) -> Grouped:
+    """Returns blocks by call site, given its number. Sites of the same name are one group."""
+    return _by_name(numbers, [site_name(site) for site in sites])
 
 
-def by_type(trace: Trace, row: int, numbers: np.ndarray) -> Grouped:
-    """Returns the blocks with these numbers, which are live before a row of the trace, by Python type."""
-    known = [str(each) for each in trace.metadata.types]
-    names = [*dict.fromkeys([*known, UNKNOWN])]
-    if not known:
-        return np.zeros(len(numbers), np.int64), names
-    place = {name: index for index, name in enumerate(names)}
-    of_type = np.array([*(place[name] for name in known), place[UNKNOWN]])
-    types = types_of_blocks(trace, row, numbers)
-    return of_type[np.minimum(types, len(known)).astype(np.int64)], names
+def by_type(numbers: np.ndarray, types: Sequence[ObjectType]) -> Grouped:
+    """Returns blocks by Python type, given its number."""
+    return _by_name(numbers, [str(each) if each.name else UNKNOWN for each in types])
 
 
-def by_size_class(blocks: np.ndarray) -> Grouped:
-    """Returns the blocks by size class."""
-    sizes, codes = _distinct(blocks["bytes"])
-    return codes, [format_size(size) for size in sizes.tolist()]
+def by_size_class(block_bytes: np.ndarray) -> Grouped:
+    """Returns blocks by size class."""
+    sizes, grouped = _distinct(block_bytes)
+    return Grouped(*grouped, [format_size(size) for size in sizes.tolist()])
 
 
-def by_thread(blocks: np.ndarray) -> Grouped:
-    """Returns the blocks by thread."""
-    threads, codes = _distinct(blocks["thread"])
-    return codes, [f"thread {thread}" for thread in threads.tolist()]
+def by_thread(numbers: np.ndarray) -> Grouped:
+    """Returns blocks by thread, given its number."""
+    threads, grouped = _distinct(numbers)
+    return Grouped(*grouped, [f"thread {thread}" for thread in threads.tolist()])
 
 
-def by_domain(blocks: np.ndarray) -> Grouped:
-    """Returns the blocks by domain."""
-    return blocks["domain"].astype(np.int64), [domain.name.lower() for domain in Domain]
+def by_domain(numbers: np.ndarray) -> Grouped:
+    """Returns blocks by domain."""
+    return Grouped(numbers.astype(np.uint32), np.arange(len(Domain)), [domain.name.lower() for domain in Domain])
 
 
-def by_phase(blocks: np.ndarray, result: RunResult) -> Grouped:
-    """Returns the blocks by the phase of their allocation."""
+def by_phase(allocated_ns: np.ndarray, result: RunResult) -> Grouped:
+    """Returns blocks by the phase of their allocation."""
     names = [*dict.fromkeys([_NO_PHASE, *(name for name, _, _ in result.phases)])]
     starts = np.array([time_ns for _, time_ns, _ in result.phases], np.int64)
     codes = np.array([0, *(names.index(name) for name, _, _ in result.phases)])
-    if not len(starts):
-        return np.zeros(len(blocks), np.int64), names
-    return codes[np.searchsorted(starts, blocks["allocated_ns"], side="right")], names
+    return Grouped(np.searchsorted(starts, allocated_ns, side="right").astype(np.uint32), codes, names)
 
 
-def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct values, and the index of each value among them. Small ones are looked up, not sorted."""
-    if int(values.max(initial=0)) >= _LOOKED_UP:
-        return np.unique(values, return_inverse=True)
-    values = values.astype(np.int64)
-    found = np.flatnonzero(np.bincount(values))
-    index = np.zeros(_LOOKED_UP, np.int64)
-    index[found] = np.arange(len(found))
-    return found, index[values]
+def _by_name(numbers: np.ndarray, known: list[str]) -> Grouped:
+    """Returns blocks by the name that belongs to the number of each; higher numbers are unknown."""
+    names = [*dict.fromkeys([*known, UNKNOWN])]
+    place = {name: index for index, name in enumerate(names)}
+    return Grouped(numbers, np.array([place[name] for name in [*known, UNKNOWN]]), names)
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Returns the distinct values, and the numbers and codes of `Grouped`. Small values are looked up, not sorted."""
+    highest = int(values.max(initial=0))
+    if highest >= _LOOKED_UP:
+        found, numbers = np.unique(values, return_inverse=True)
+        return found, (numbers.astype(np.uint32), np.arange(len(found)))
+    is_found = np.zeros(highest + 1, bool)
+    is_found[values] = True
+    return np.flatnonzero(is_found), (values.astype(np.uint32, copy=False), np.cumsum(is_found) - 1)

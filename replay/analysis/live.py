@@ -18,6 +18,7 @@ from replay.support.names import nearest
 from replay.support.units import format_size, format_time
 from replay.trace import NO_SITE, TEARDOWN_MARK, Events, Op, Trace
 from replay.trace.block_ops import FREE, allocates, concerns_block
+from replay.trace.typed import types_of_blocks
 
 _BLOCK = record("bytes", thread=np.uint32, site=np.uint32, domain=np.uint8, is_live=np.bool_)
 """Requested bytes; thread, call site and domain of the allocation."""
@@ -129,11 +130,11 @@ def live_before(trace: Trace, row: int, at_ns: int, *, with_types: bool = False)
         at_ns=at_ns,
         blocks=len(live),
         bytes=int(sizes.sum()),
-        by_site=_groups(by_site(live, sites), sizes) if sites else [],
-        by_type=_groups(by_type(trace, row, numbers), sizes) if typed else [],
+        by_site=_groups(by_site(live["site"], sites), sizes) if sites else [],
+        by_type=_groups(by_type(types_of_blocks(trace, row, numbers), trace.metadata.types), sizes) if typed else [],
         by_size_class=_groups(_by_requested_size(sizes), sizes),
-        by_thread=_groups(by_thread(live), sizes),
-        by_domain=_groups(by_domain(live), sizes),
+        by_thread=_groups(by_thread(live["thread"]), sizes),
+        by_domain=_groups(by_domain(live["domain"]), sizes),
     )
 
 
@@ -182,11 +183,12 @@ def _by_requested_size(sizes: np.ndarray) -> Grouped:
     exact = -(-sizes // _STEP_BYTES) * _STEP_BYTES
     above = 1 << np.frexp(np.maximum(sizes - 1, 0).astype(np.float64))[1].astype(np.int64)
     limits, codes = np.unique(np.where(sizes <= _EXACT_BYTES, exact, above), return_inverse=True)
-    return codes, [f"up to {format_size(limit)}" if limit else format_size(0) for limit in limits.tolist()]
+    names = [f"up to {format_size(limit)}" if limit else format_size(0) for limit in limits.tolist()]
+    return Grouped(codes.astype(np.uint32), np.arange(len(limits)), names)
 
 
 def _groups(grouped: Grouped, sizes: np.ndarray) -> list[LiveGroup]:
-    codes, names = grouped
+    codes, names = grouped.of_blocks(), grouped.names
     counts = np.bincount(codes, minlength=len(names)).tolist()
     sums = np.zeros(len(names), np.int64)
     np.add.at(sums, codes, sizes)

@@ -10,13 +10,17 @@ from replay.analysis.pins import Grouping, HeapEnd, Pins
 from replay.analysis.removal import OPTION, Removal, simulate_removal, sites_matching
 from replay.analysis.retention import Retained
 from replay.config import StackConfig
+from replay.jit.compiling import entry
+from replay.simulation.live_blocks import LiveBlocks
 from replay.simulation.result import RunResult
 from replay.simulation.run import NO_SAMPLES_NS, run
 from replay.simulation.snapshots import END, Snapshot
-from replay.trace import Trace
+from replay.trace import NO_TYPE, Trace
 from replay.trace.processes import refuse_processes
 
 _DECADES = 10 ** np.arange(6, 13)  # 1 ms to 1000 s
+_LIFE = ("block", "row")
+"""The fields of a live block that tell whether it still lives later."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +82,31 @@ def find_pins(
     report = report_of(trace, retained, result, live_at_end)
     if not patterns:
         return report
-    of_sites = Grouping(retained, *by_site(retained.blocks, trace.metadata.sites))
+    of_sites = Grouping(retained, by_site(retained.blocks.site, trace.metadata.sites))
     return replace(report, without=simulate_removal(trace, config, at, patterns, retained, of_sites))
 
 
-def report_of(trace: Trace, retained: Retained, result: RunResult, live_at_end: np.ndarray | None = None) -> PinReport:
+def report_of(trace: Trace, retained: Retained, result: RunResult, live_at_end: LiveBlocks | None = None) -> PinReport:
     """Returns the pins at the moment of `retained`. `live_at_end`: the blocks that live at the end, if it is later."""
     sites, blocks = trace.metadata.sites, retained.blocks
-    of_sites = Grouping(retained, *by_site(blocks, sites))
+    of_sites = Grouping(retained, by_site(blocks.site, sites))
     pins = of_sites.pins()
-    requested_bytes = int(blocks["requested_bytes"].sum())
+    types = retained.types if len(retained.types) else np.full(len(blocks.site), NO_TYPE, np.uint32)
     return PinReport(
         at_ns=retained.at_ns,
         resident_bytes=retained.resident_bytes,
-        block_bytes=int(blocks["bytes"].sum()),
-        requested_bytes=requested_bytes,
-        retained_bytes=retained.resident_bytes - requested_bytes,
+        block_bytes=int(blocks.bytes.sum()),
+        requested_bytes=retained.requested_bytes,
+        retained_bytes=retained.resident_bytes - retained.requested_bytes,
         releasable_bytes=pins.releasable_bytes,
         trimmable_bytes=retained.trimmable_bytes,
         never_freed_share=_share(blocks, live_at_end) if retained.at_ns <= result.duration_ns else None,
         by_site=pins,
-        by_type=Grouping(retained, *by_type(trace, retained.row, blocks["block"])).pins(),
-        by_size_class=Grouping(retained, *by_size_class(blocks)).pins(),
-        by_thread=Grouping(retained, *by_thread(blocks)).pins(),
-        by_phase=Grouping(retained, *by_phase(blocks, result)).pins(),
-        by_domain=Grouping(retained, *by_domain(blocks)).pins(),
+        by_type=Grouping(retained, by_type(types, trace.metadata.types)).pins(),
+        by_size_class=Grouping(retained, by_size_class(blocks.bytes)).pins(),
+        by_thread=Grouping(retained, by_thread(blocks.thread)).pins(),
+        by_phase=Grouping(retained, by_phase(blocks.allocated_ns, result)).pins(),
+        by_domain=Grouping(retained, by_domain(blocks.domain)).pins(),
         ages=_ages(blocks, retained.at_ns),
         has_types=bool(trace.metadata.types),
         has_sites=bool(sites),
@@ -117,43 +121,59 @@ def pinned_by(
     the names of these sites. Raises ReplayError if a pattern matches none."""
     retained = _retained(trace, config, at)[0]
     sites = trace.metadata.sites
-    grouping, found = Grouping(retained, *by_site(retained.blocks, sites)), {}
+    grouping, found = Grouping(retained, by_site(retained.blocks.site, sites)), {}
     for pattern in patterns:
         names = [*dict.fromkeys(site_name(sites[index]) for index in sorted(sites_matching(trace, [pattern])))]
         found[pattern] = grouping.released_bytes_of(names), names
     return found
 
 
-def _retained(trace: Trace, config: StackConfig, at: str | int) -> tuple[Retained, RunResult, np.ndarray | None]:
+def _retained(trace: Trace, config: StackConfig, at: str | int) -> tuple[Retained, RunResult, LiveBlocks | None]:
     """Returns what retains memory at a moment, the result of the run, and the blocks that live at its end; None if the
     moment is the end."""
     found: list[Retained] = []
-    at_end: list[np.ndarray] = []
+    at_end: list[LiveBlocks] = []
 
     def sink(snapshot: Snapshot) -> None:
         if snapshot.label == END and at != END:
-            at_end.append(snapshot.blocks()[["block", "row"]])
+            at_end.append(snapshot.live_blocks(*_LIFE))
         else:
-            found[:] = [Retained.of(snapshot)]
+            found[:] = [Retained.of(snapshot, *(_LIFE if at != END else ()))]
 
     moments = [at] if at == END else [at, END]
     result = run(trace, config, sample_every_ns=NO_SAMPLES_NS, snapshots=moments, sink=sink, with_blocks=True)
     return found[0], result, at_end[0] if at_end else None
 
 
-def _share(blocks: np.ndarray, live_at_end: np.ndarray | None) -> float | None:
+def _share(blocks: LiveBlocks, live_at_end: LiveBlocks | None) -> float | None:
     """Returns the share of bytes of the blocks that are among those at the end."""
     if live_at_end is None:
         return None
-    lasting = np.isin(blocks["row"], live_at_end["row"])
-    total = int(blocks["bytes"].sum())
-    return int(blocks["bytes"][lasting].sum()) / total if total else 0.0
+    row_at_end = np.full(int(blocks.block.max(initial=0)) + 1, -1)
+    is_known = live_at_end.block < len(row_at_end)
+    row_at_end[live_at_end.block[is_known]] = live_at_end.row[is_known]
+    lasting = row_at_end[blocks.block] == blocks.row
+    total = int(blocks.bytes.sum())
+    return int(blocks.bytes[lasting].sum()) / total if total else 0.0
 
 
-def _ages(blocks: np.ndarray, at_ns: int) -> list[AgeClass]:
+def _ages(blocks: LiveBlocks, at_ns: int) -> list[AgeClass]:
     """Returns the live blocks by age, in decades."""
-    classes = np.searchsorted(_DECADES, at_ns - blocks["allocated_ns"], side="right")
     limits = [0, *_DECADES.tolist(), None]
-    counts = np.bincount(classes, minlength=len(limits) - 1).tolist()
-    sizes = np.bincount(classes, blocks["bytes"], minlength=len(limits) - 1).astype(np.int64).tolist()
+    found = np.zeros((2, len(limits) - 1), np.int64)
+    _count_ages(blocks.allocated_ns, blocks.bytes, at_ns, _DECADES, found)
+    counts, sizes = found.tolist()
     return [AgeClass(limits[at] or 0, limits[at + 1], counts[at], sizes[at]) for at in range(len(counts)) if counts[at]]
+
+
+@entry
+def _count_ages(
+    allocated_ns: np.ndarray, block_bytes: np.ndarray, at_ns: int, decades: np.ndarray, found: np.ndarray
+) -> None:
+    """Adds up blocks and their bytes by decade of age, in place."""
+    for at in range(allocated_ns.shape[0]):
+        age_ns, decade = at_ns - allocated_ns[at], 0
+        while decade < decades.shape[0] and decades[decade] <= age_ns:
+            decade += 1
+        found[0, decade] += 1
+        found[1, decade] += block_bytes[at]

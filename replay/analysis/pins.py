@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from replay.analysis.block_groups import Grouped, group_of
 from replay.analysis.retention import CACHED, OF_ALLOCATOR, Heap, Retained
 from replay.jit.compiling import entry
 
@@ -79,8 +80,9 @@ class Pins(NamedTuple):
 
 @entry
 def _gather(
+    numbers: np.ndarray,
     codes: np.ndarray,
-    ranks: np.ndarray,
+    arena_of: np.ndarray,
     allocated_ns: np.ndarray,
     is_in: np.ndarray,
     blocks: np.ndarray,
@@ -88,18 +90,19 @@ def _gather(
 ) -> None:
     """Counts the blocks in arenas by group, in place: by index, the arenas of each group, and the first allocation.
 
-    `ranks`: the arena of each block, -1 for none.
+    `numbers` and `codes` are those of `Grouped`. `arena_of`: the arena of each block, -1 for none.
     """
-    for at in range(codes.shape[0]):
-        if ranks[at] >= 0:
-            index = codes[at] + _SHIFT
-            is_in[index, ranks[at]] = True
+    for at in range(numbers.shape[0]):
+        if arena_of[at] >= 0:
+            index = group_of(numbers, codes, at) + _SHIFT
+            is_in[index, arena_of[at]] = True
             blocks[index] += 1
             first_ns[index] = min(first_ns[index], allocated_ns[at])
 
 
 @entry
 def _gather_chunks(
+    numbers: np.ndarray,
     codes: np.ndarray,
     places: np.ndarray,
     allocated_ns: np.ndarray,
@@ -118,7 +121,7 @@ def _gather_chunks(
         place = places[at]
         if place == OF_ALLOCATOR:  # it never goes
             return groups, at
-        index = place + _SHIFT if place < 0 else codes[place] + _SHIFT
+        index = place + _SHIFT if place < 0 else group_of(numbers, codes, place) + _SHIFT
         if starts[index] < 0:
             starts[index] = at
             order[groups] = index
@@ -127,6 +130,40 @@ def _gather_chunks(
         if place >= 0:
             first_ns[index] = min(first_ns[index], allocated_ns[place])
     return groups, places.shape[0]
+
+
+@entry
+def _count_left(group: np.ndarray, arena: np.ndarray, gone: np.ndarray, left: np.ndarray) -> None:
+    """Counts the groups of each arena that are not gone, in place."""
+    for at in range(group.shape[0]):
+        if not gone[group[at]]:
+            left[arena[at]] += 1
+
+
+@entry
+def _share_arenas(
+    group: np.ndarray,
+    arena: np.ndarray,
+    gone: np.ndarray,
+    sizes: np.ndarray,
+    left: np.ndarray,
+    freed: np.ndarray,
+    largest: np.ndarray,
+    share: np.ndarray,
+) -> None:
+    """Adds to each group that is not gone its equal share of each arena, and what it would free as the last one: the
+    sum and the largest arena. Changes the last three arrays in place.
+
+    `left`: the number of groups of each arena that are not gone.
+    """
+    for at in range(group.shape[0]):
+        index, size, groups = group[at], sizes[arena[at]], left[arena[at]]
+        if gone[index]:
+            continue
+        share[index] += size / groups
+        if groups == 1:
+            freed[index] += size
+            largest[index] = max(largest[index], size)
 
 
 class _HeapOrder(NamedTuple):
@@ -149,19 +186,17 @@ class _HeapOrder(NamedTuple):
 class Grouping:
     """The blocks of a moment in groups: evaluates which sets of groups release how much.
 
-    A group has the index `code + _SHIFT`, so that CACHED has one, too. Arenas are numbered by falling size.
+    A group has the index `code + _SHIFT`, so that CACHED has one, too.
     """
 
-    def __init__(self, retained: Retained, codes: np.ndarray, names: Sequence[str]) -> None:
-        """`codes`: the group of each block, an index of `names`."""
-        self._retained, self._names, self._codes = retained, names, codes
-        count, arenas = len(names) + _SHIFT, len(retained.arenas)
-        order = np.argsort(-retained.arenas, kind="stable")
-        self._sizes = retained.arenas[order]
-        ranks = np.append(np.argsort(order), -1)[retained.arena_of]
+    def __init__(self, retained: Retained, grouped: Grouped) -> None:
+        self._retained, self._names, self._grouped = retained, grouped.names, grouped
+        count, arenas = len(grouped.names) + _SHIFT, len(retained.arenas)
+        self._sizes = retained.arenas
         self._blocks, self._first_ns = np.zeros(count, np.int64), np.full(count, retained.at_ns)
-        is_in, allocated_ns = np.zeros((count, arenas), bool), retained.blocks["allocated_ns"]
-        _gather(codes, ranks, allocated_ns, is_in, self._blocks, self._first_ns)
+        is_in, allocated_ns = np.zeros((count, arenas), bool), retained.blocks.allocated_ns
+        numbers, codes, _ = grouped
+        _gather(numbers, codes, retained.arena_of, allocated_ns, is_in, self._blocks, self._first_ns)
         self._group, self._arena = np.nonzero(is_in)
         """The groups of arenas, by index and then by arena."""
         self._heaps = [self._order(heap) for heap in retained.heaps]
@@ -169,9 +204,9 @@ class Grouping:
     def _order(self, heap: Heap) -> _HeapOrder:
         count = len(self._names) + _SHIFT
         order, starts = np.zeros(count, np.int64), np.full(count, -1)
-        allocated_ns = self._retained.blocks["allocated_ns"]
+        numbers, codes, _ = self._grouped
         groups, chunks = _gather_chunks(
-            self._codes, heap.blocks, allocated_ns, order, starts, self._blocks, self._first_ns
+            numbers, codes, heap.blocks, self._retained.blocks.allocated_ns, order, starts, self._blocks, self._first_ns
         )
         order = order[:groups]
         free = np.append(starts[order], chunks)[1:]  # chunks that are free if this group and all before it are gone
@@ -192,7 +227,9 @@ class Grouping:
 
     def _left(self, gone: np.ndarray) -> np.ndarray:
         """Returns the number of groups of each arena that are not gone."""
-        return np.bincount(self._arena[~gone[self._group]], minlength=len(self._sizes))
+        left = np.zeros(len(self._sizes), np.int64)
+        _count_left(self._group, self._arena, gone, left)
+        return left
 
     def _of_arenas(self, freed: Any, largest: Any) -> Any:
         """Returns what is released if arenas of so many bytes have no live block. The order of frees decides which one
@@ -253,14 +290,11 @@ class Grouping:
         that is not released yet: equal parts of each arena; and of each heap, for the group that must go first, the
         most bytes per group that are released if it and the next ones go."""
         count, sizes, left = len(self._blocks), self._sizes, self._left(gone)
-        rest = ~gone[self._group]
-        group, arena = self._group[rest], self._arena[rest]
-        last = left[arena] == 1
-        freed = np.bincount(group[last], sizes[arena[last]], count).astype(np.int64) + sizes[left == 0].sum()
+        freed = np.full(count, sizes[left == 0].sum())
         largest = np.full(count, sizes[left == 0].max(initial=0))
-        np.maximum.at(largest, group[last], sizes[arena[last]])
+        share = np.zeros(count)
+        _share_arenas(self._group, self._arena, gone, sizes, left, freed, largest, share)
         released = self._of_arenas(freed, largest)
-        share = np.bincount(group, sizes[arena] / left[arena], count).astype(np.float64)
         for heap in self._heaps:
             first = heap.first_left(gone)
             of_heap = np.full(count, heap.released[first])
@@ -281,9 +315,9 @@ class Grouping:
     def heap_ends(self) -> list[HeapEnd]:
         """Returns what keeps the end of each heap from being released."""
         found = []
-        known = np.append(self._codes, (CACHED, OF_ALLOCATOR))  # negative indexes are their own codes
         for heap, groups in zip(self._retained.heaps, self._heaps, strict=True):
-            codes = known[heap.blocks]
+            codes, is_block = heap.blocks.copy(), heap.blocks >= 0
+            codes[is_block] = self._grouped.of_blocks(codes[is_block])
             if len(codes):
                 blocks = int(np.argmin(np.append(codes == codes[0], False)))
                 found.append(

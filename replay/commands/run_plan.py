@@ -260,8 +260,14 @@ class RunPlan:
                 )
 
             def simulate(stack: "StackConfig", trace: "Trace", go_on: Callable[[int], None]) -> "RunResult":
-                trim_every_ns = self.trim_every_ns
-                return run(trace, stack, sample_every_ns=NO_SAMPLES_NS, trim_every_ns=trim_every_ns, progress=go_on)
+                return run(
+                    trace,
+                    stack,
+                    sample_every_ns=NO_SAMPLES_NS,
+                    trim_every_ns=self.trim_every_ns,
+                    progress=go_on,
+                    requested_mean=False,
+                )
 
             others = [partial(simulate, stack) for stack in references]
             result, found = run_side_by_side(self.trace, simulate_first, others, second_process.wait)

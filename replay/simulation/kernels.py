@@ -5,8 +5,6 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from replay.allocators import (
     address,
     adopt,
@@ -18,8 +16,8 @@ from replay.allocators import (
     of_libc,
     trim,
 )
-from replay.jit.compiling import entry
-from replay.simulation.loop import simulate_rows, take_turn
+from replay.jit.compiling import entry, inlined
+from replay.simulation.loop import GONE, ROW_BITS, ROW_MASK, ROWS_A_DOMAIN, simulate_rows, take_turn
 
 
 @cache
@@ -46,17 +44,36 @@ def adopt_small(stack, address, size):  # type: ignore[no-untyped-def]
     adopt(stack.small, stack, address, size)
 
 
-def locate_blocks(stack, blocks, live):  # type: ignore[no-untyped-def]
-    """Fills in `address`, `bytes` and `is_small` of rows of LOCATED, in place."""
-    for index in range(live.shape[0]):
-        found = live[index]
-        place = blocks[np.uint64(found.block)].place
-        found.is_small = not is_of_libc(place)
-        if found.is_small:
-            found.address, found.bytes = address(stack.small, stack, place), block_size(stack.small, stack, place)
-        else:
-            found.address = address(stack.libc, stack, of_libc(place))
-            found.bytes = block_size(stack.libc, stack, of_libc(place))
+def collect_live_blocks(stack, blocks, allocations, begin_ns, live):  # type: ignore[no-untyped-def]
+    """Fills in the columns of LiveBlocks that have rows. `allocations`: the ALLOCATION of each block, by number."""
+    at = 0
+    for number in range(blocks.shape[0]):
+        size_and_row, place = blocks[number].size_and_row, blocks[number].place
+        if size_and_row == GONE:
+            continue
+        is_small, known = not is_of_libc(place), allocations[number]
+        if live.address.shape[0] or live.bytes.shape[0]:
+            if is_small:
+                found = address(stack.small, stack, place), block_size(stack.small, stack, place)
+            else:
+                found = address(stack.libc, stack, of_libc(place)), block_size(stack.libc, stack, of_libc(place))
+            _set(live.address, at, found[0])
+            _set(live.bytes, at, found[1])
+        _set(live.is_small, at, is_small)
+        _set(live.requested_bytes, at, size_and_row >> ROW_BITS)
+        _set(live.domain, at, (size_and_row & ROW_MASK) // ROWS_A_DOMAIN)
+        _set(live.block, at, number)
+        _set(live.row, at, known.row)
+        _set(live.allocated_ns, at, known.allocated_ns - begin_ns)
+        _set(live.thread, at, known.thread)
+        _set(live.site, at, known.site)
+        at += 1
+
+
+@inlined
+def _set(column, at, value):  # type: ignore[no-untyped-def]
+    if column.shape[0]:
+        column[at] = value
 
 
 @cache

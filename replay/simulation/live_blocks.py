@@ -1,13 +1,15 @@
 """The live blocks of a simulated process at one moment, and where and when the program allocated each of them."""
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import numpy as np
 
-from replay.jit.arrays import record, with_room
+from replay.jit.arrays import extend, record
 from replay.jit.compiling import entry
 from replay.simulation.clock import Slice
-from replay.simulation.loop import ROW_BITS, ROW_MASK, ROWS_A_DOMAIN
-from replay.trace import NO_SITE
-from replay.trace.block_ops import LAST_BLOCK_OP, allocates
+from replay.trace import NO_SITE, NO_TYPE, Op
+from replay.trace.block_ops import FREE, LAST_BLOCK_OP, allocates
 
 LIVE_BLOCK = record(
     "address", "bytes", "requested_bytes", "allocated_ns", "block", "row", thread=np.uint32, site=np.uint32,
@@ -21,9 +23,39 @@ LIVE_BLOCK = record(
     thread, site    of the allocation; NO_SITE if the trace has no call sites
     is_small        whether the small role owns the block, not libc
 """
-LOCATED = record("address", "bytes", "block", is_small=np.bool_)
-"""A live block, as the models have it."""
 ALLOCATION = record("allocated_ns", "row", thread=np.uint32, site=np.uint32)
+_LIVE_OBJECT, _NO_TYPE = int(Op.LIVE_OBJECT), NO_TYPE
+_GROWTH = 4
+"""Tables by block number grow by this factor: untouched memory costs nothing, and copies do."""
+
+
+class LiveBlocks(NamedTuple):
+    """Live blocks by rising number: a column for each field of LIVE_BLOCK; without rows if it was not requested."""
+
+    address: np.ndarray
+    bytes: np.ndarray
+    requested_bytes: np.ndarray
+    allocated_ns: np.ndarray
+    block: np.ndarray
+    row: np.ndarray
+    thread: np.ndarray
+    site: np.ndarray
+    domain: np.ndarray
+    is_small: np.ndarray
+
+    @classmethod
+    def of_length(cls, blocks: int, fields: Collection[str]) -> "LiveBlocks":
+        """Returns columns that are to be filled. No fields: all of them."""
+        wanted = fields or cls._fields
+        return cls(*(np.empty(blocks if name in wanted else 0, LIVE_BLOCK[name]) for name in cls._fields))
+
+    def records(self) -> np.ndarray:
+        """Returns rows of LIVE_BLOCK by rising address."""
+        order = np.argsort(self.address)
+        rows = np.empty(len(order), LIVE_BLOCK)
+        for name, column in self._asdict().items():
+            rows[name] = column[order]
+        return rows
 
 
 @entry
@@ -52,43 +84,48 @@ def _note_allocations(
 
 
 @entry
-def _complete(
-    located: np.ndarray,
-    order: np.ndarray,
-    blocks: np.ndarray,
-    allocations: np.ndarray,
-    begin_ns: int,
-    completed: np.ndarray,
+def _note_types(
+    op: np.ndarray, block: np.ndarray, type_: np.ndarray, start: int, end: int, places: np.ndarray, types: np.ndarray
 ) -> None:
-    """Writes a row of LIVE_BLOCK for each block, in this order. `blocks`: the simulator's, by number."""
-    for at in range(order.shape[0]):
-        block, row = located[np.uint64(order[at])], completed[at]
-        found, size_and_row = allocations[np.uint64(block.block)], blocks[np.uint64(block.block)].size_and_row
-        row.address, row.bytes, row.block, row.is_small = block.address, block.bytes, block.block, block.is_small
-        row.requested_bytes, row.domain = size_and_row >> ROW_BITS, (size_and_row & ROW_MASK) // ROWS_A_DOMAIN
-        row.allocated_ns, row.row = found.allocated_ns - begin_ns, found.row
-        row.thread, row.site = found.thread, found.site
+    """Writes the types of awaited blocks that the rows from `start` to `end` free, or that live at the end.
+
+    `places`: for each number of a block, 1 more than its index in `types`; 0 if it is not awaited. Changes both.
+    """
+    for at in range(start, end):
+        number = np.uint64(block[at])
+        if (op[at] == FREE or op[at] == _LIVE_OBJECT) and number < places.shape[0] and places[number]:
+            types[places[number] - 1] = type_[at]
+            places[number] = 0
 
 
 class Allocations:
     """Remembers the last allocation of each block number."""
 
     def __init__(self) -> None:
-        self._found = np.zeros(1024, ALLOCATION)
+        self.table = np.zeros(1024, ALLOCATION)
+        """By block number."""
+        self._places, self._types = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+        self.has_types = False
+        """Whether the rows so far have types."""
 
     def feed(self, part: Slice) -> None:
         """Adds the rows of a slice."""
         events = part.events
-        self._found = with_room(self._found, events.highest_block + 1)
+        if events.highest_block >= len(self.table):
+            self.table = extend(self.table, _GROWTH * (events.highest_block + 1))
         site = np.zeros(0, np.uint32) if events.site is None else events.site
         _note_allocations(
             events.op, events.block, events.time_ns, events.thread, site, part.first_row, part.start, part.end,
-            self._found,
+            self.table,
         )  # fmt: skip
+        self.has_types |= events.type is not None
+        if len(self._types) and events.type is not None:
+            _note_types(events.op, events.block, events.type, part.start, part.end, self._places, self._types)
 
-    def complete(self, located: np.ndarray, blocks: np.ndarray, begin_ns: int) -> np.ndarray:
-        """Returns rows of LIVE_BLOCK by rising address. `blocks`: the simulator's, by number."""
-        order = np.argsort(np.ascontiguousarray(located["address"]))
-        completed = np.empty(len(order), LIVE_BLOCK)
-        _complete(located, order, blocks, self._found, begin_ns, completed)
-        return completed
+    def types(self, blocks: np.ndarray) -> np.ndarray:
+        """Returns the types of live blocks with these numbers: NO_TYPE until rows are added that free them, or the end
+        of the program is reached. Only the array that was returned last is filled in."""
+        self._types = np.full(len(blocks), NO_TYPE, np.uint32)
+        self._places = np.zeros(int(blocks.max(initial=0)) + 1, np.uint32)
+        self._places[blocks] = np.arange(1, len(blocks) + 1, dtype=np.uint32)
+        return self._types

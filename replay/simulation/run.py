@@ -17,7 +17,7 @@ from replay.simulation.simulator import Addresses, Log, Simulator
 from replay.simulation.snapshots import Moments, Sink, Snapshots
 from replay.simulation.walk import Moment, Walk
 from replay.support.errors import ReplayError
-from replay.trace import Events, MemoryTrace, Trace
+from replay.trace import Events, MemoryTrace, Metadata, Trace
 from replay.trace.processes import refuse_processes
 from replay.trace.read_ahead import read_ahead
 from replay.trace.requested import RequestedChanges
@@ -75,10 +75,42 @@ def _samples(
         kept = times_ns % grown_ns == 0
         kept[-1] = True
         times_ns, samples = times_ns[kept], samples[kept]
-        requested_changes = requested_changes if in_memory else requested_changes[kept]
+        requested_changes = requested_changes[kept] if requested_changes.size else requested_changes
     if in_memory:
         requested_changes = in_memory.requested_changes(times_ns[:-1] + begin_ns, end.rows)
     return times_ns, samples, requested_changes
+
+
+def _result(
+    metadata: Metadata,
+    config: StackConfig,
+    walk: Walk,
+    last: Moment,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    begin_ns: int,
+    wall_ns: int,
+) -> RunResult:
+    """Returns the result of a finished walk, whose counters after the last event are `last`."""
+    end = walk.end or last
+    sample_times_ns, counters, requested_changes = samples
+    return RunResult(
+        config=config,
+        metadata=metadata,
+        events=end.rows,
+        duration_ns=end.time_ns - begin_ns,
+        sample_times_ns=sample_times_ns,
+        samples=counters,
+        requested_changes=requested_changes,
+        end=end.tally,
+        at_peak=end.at_peak,
+        at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
+        classes=end.classes,
+        observed=end.observed,
+        phases=phases_since(begin_ns, walk.phases),
+        collections=looks_since(begin_ns, end.time_ns, walk.collections),
+        wall_ns=wall_ns,
+        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
+    )
 
 
 def run(
@@ -97,6 +129,7 @@ def run(
     with_blocks: bool = False,
     first_run: RunResult | None = None,
     check: bool = False,
+    requested_mean: bool = True,
 ) -> RunResult:
     """Simulates `trace` on the stack that `config` describes.
 
@@ -110,7 +143,7 @@ def run(
     run of the same trace and stack as `first_run` saves that. `with_blocks`: snapshots have the live blocks, too.
 
     `check`: the invariants of all models are checked after each slice and at the end; InvariantError names one that
-    does not hold.
+    does not hold. Without `requested_mean`, the result has no `requested_changes`; they depend on the trace alone.
     """
     taking = Snapshots(snapshots, sink, trace.metadata, with_blocks=with_blocks)
     if first_run is None and taking.needs_first_run:
@@ -120,7 +153,7 @@ def run(
         simulator = _new_simulator(trace, config, begin_ns, addresses, log)
         processes = len(trace.metadata.processes)
         in_memory = trace if isinstance(trace, MemoryTrace) and not processes else None
-        requested = None if in_memory else RequestedChanges(begin_ns, processes)
+        requested = RequestedChanges(begin_ns, processes) if requested_mean and not in_memory else None
         walk = Walk(trace, simulator, requested, taking, addresses, progress)
         if check:
             walk.checks = True
@@ -142,27 +175,9 @@ def run(
         taking.finish(clock.rows, clock.now_ns, clock.next_call)
         walk.check(clock.rows)
         wall_ns = time.perf_counter_ns() - started_ns
-    last = walk.look(clock.rows, clock.now_ns)
-    end = walk.end or last
     grown_ns = clock.ticks_every_ns if every_ns is None else None
-    times_ns, samples, requested_changes = _samples(walk, end, begin_ns, grown_ns, in_memory)
+    last = walk.look(clock.rows, clock.now_ns)
+    samples = _samples(walk, walk.end or last, begin_ns, grown_ns, in_memory if requested_mean else None)
     metadata = replace(trace.metadata, visits=visits.numbers) if visits else trace.metadata
-    result = RunResult(
-        config=config,
-        metadata=metadata,
-        events=end.rows,
-        duration_ns=end.time_ns - begin_ns,
-        sample_times_ns=times_ns,
-        samples=samples,
-        requested_changes=requested_changes,
-        end=end.tally,
-        at_peak=end.at_peak,
-        at_peak_time_ns=peak_time_ns(end.at_peak, end.at_peak_time_ns, begin_ns),
-        classes=end.classes,
-        observed=end.observed,
-        phases=phases_since(begin_ns, walk.phases),
-        collections=looks_since(begin_ns, end.time_ns, walk.collections),
-        wall_ns=wall_ns,
-        teardown=(last.time_ns - begin_ns, last.tally) if walk.end else None,
-    )
-    return simulator.complete(result, begin_ns, end.requested)
+    result = _result(metadata, config, walk, last, samples, begin_ns, wall_ns)
+    return simulator.complete(result, begin_ns, (walk.end or last).requested)

@@ -1,7 +1,7 @@
 """One simulated process with one allocator stack."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from types import ModuleType
 from typing import Any
@@ -34,13 +34,13 @@ from replay.jit.arrays import at_places, concatenated, copied, copied_state
 from replay.simulation.clock import Slice
 from replay.simulation.kernels import (
     adopt_small,
+    collect_live_blocks,
     compiled_call,
     compiled_loop,
     end_libc_thread,
-    locate_blocks,
     trim_libc,
 )
-from replay.simulation.live_blocks import LOCATED
+from replay.simulation.live_blocks import LiveBlocks
 from replay.simulation.loop import (
     BLOCK,
     DOMAINS,
@@ -225,7 +225,7 @@ class Simulator:
         The log is empty between events, and the small role takes no part, so the copy shares them.
         """
         other, stack = copy(self), self.stack
-        libc = copied_state(stack.libc)
+        libc = self.libc_model.copy(stack.libc) if hasattr(self.libc_model, "copy") else copied_state(stack.libc)
         other.stack = stack._replace(
             tally=copied(stack.tally), linux=copied_state(stack.linux), libc=libc,
             small=stack.small if self.has_small else libc,
@@ -369,13 +369,11 @@ class Simulator:
             if hasattr(model, "check"):
                 model.check(state, self.stack)
 
-    def located_blocks(self) -> np.ndarray:
-        """Returns rows of LOCATED: the live blocks."""
-        numbers = np.flatnonzero(self.blocks["size_and_row"] != GONE)
-        located = np.empty(len(numbers), LOCATED)
-        located["block"] = numbers
-        self._compiled(locate_blocks)(self.stack, self.blocks, located)
-        return located
+    def live_blocks(self, allocations: np.ndarray, fields: Collection[str]) -> LiveBlocks:
+        """Returns these fields of the live blocks. `allocations`: the ALLOCATION of each block, by number."""
+        live = LiveBlocks.of_length(int(np.count_nonzero(self.blocks["size_and_row"] != GONE)), fields)
+        self._compiled(collect_live_blocks)(self.stack, self.blocks, allocations, int(self.tally.begin_ns), live)
+        return live
 
     def resident_pages(self) -> np.ndarray:
         """Returns the addresses of the resident pages, in rising order."""

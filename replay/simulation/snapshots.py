@@ -15,7 +15,7 @@ import numpy as np
 from replay.allocators import SPAN, SpanChanges, TopRule, differing, linux, shown_fields
 from replay.jit.arrays import concatenated
 from replay.simulation.clock import Call, Slice, calls_every
-from replay.simulation.live_blocks import Allocations
+from replay.simulation.live_blocks import Allocations, LiveBlocks
 from replay.simulation.result import RunResult
 from replay.simulation.simulator import Simulator
 from replay.support.errors import ReplayError
@@ -61,6 +61,11 @@ class Snapshot:
     blocks: Callable[[], np.ndarray]
     """Returns the live blocks: rows of LIVE_BLOCK, by rising address; to be called before the sink returns. It needs
     `with_blocks` of the run."""
+    live_blocks: Callable[..., LiveBlocks]
+    """Returns columns of the live blocks, by rising number; the arguments are names of fields, and none means all."""
+    types: Callable[[], np.ndarray]
+    """Returns the type of each of these, or nothing if events have no types. A type is NO_TYPE until the run reaches
+    the free of the block, or the end of the program. Only the latest array is filled in."""
     resident_pages: Callable[[], np.ndarray]
     """Returns the addresses of the resident pages, in rising order; to be called before the sink returns."""
     kept_arenas: int
@@ -207,10 +212,18 @@ class Snapshots:
         if self._allocations:
             self._allocations.feed(part)
 
-    def _blocks_of(self, simulator: Simulator) -> np.ndarray:
+    def _live_blocks(self, simulator: Simulator, *fields: str) -> LiveBlocks:
         if self._allocations is None:
             raise ReplayError("a snapshot has blocks only with `with_blocks=True`")
-        return self._allocations.complete(simulator.located_blocks(), simulator.blocks, self._begin_ns)
+        return simulator.live_blocks(self._allocations.table, fields)
+
+    def _records(self, simulator: Simulator) -> np.ndarray:
+        return self._live_blocks(simulator).records()
+
+    def _types(self, simulator: Simulator) -> np.ndarray:
+        if self._allocations is None or not self._allocations.has_types:
+            return np.zeros(0, np.uint32)
+        return self._allocations.types(self._live_blocks(simulator, "block").block)
 
     def end_at(self, row: int, time_ns: int) -> None:
         """Takes the snapshot at the end if one is wanted, at a mark of the end. Of several marks, the last counts."""
@@ -239,7 +252,9 @@ class Snapshots:
                     page_bytes=simulator.page_bytes,
                     changes=tracker.changes(simulator),
                     spans=simulator.spans,
-                    blocks=partial(self._blocks_of, simulator),
+                    blocks=partial(self._records, simulator),
+                    live_blocks=partial(self._live_blocks, simulator),
+                    types=partial(self._types, simulator),
                     resident_pages=simulator.resident_pages,
                     kept_arenas=simulator.kept_arenas(),
                     top_rule=simulator.top_rule,

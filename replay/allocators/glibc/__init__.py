@@ -85,7 +85,7 @@ from replay.allocators.glibc.threads import (
     maybe_init_tcache,
     switch_thread,
 )
-from replay.jit.arrays import extend
+from replay.jit.arrays import copied_state, extend
 from replay.jit.compiling import by_reference, cold, inlined, leaf
 from replay.jit.cpu_intrinsics import prefetch
 
@@ -403,6 +403,12 @@ def grow(state: State) -> State:
         memory=extend(state.memory, 2 * int(par.chunks) + 2 * NBINS, int(par.chunks)),
         mapped=extend(state.mapped, 2 * max(int(par.used), MARGIN)),
     )
+
+
+def copy(state: State) -> State:
+    """Returns a copy of the state. Only the chunks in use are read."""
+    found: State = copied_state(state._replace(memory=state.memory[: state.par[0].chunks]))
+    return found._replace(memory=extend(found.memory, len(state.memory)))
 
 
 def check(state: State, stack: NamedTuple) -> None:

@@ -23,9 +23,9 @@ _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 def profiles(report: PinReport, blocks: np.ndarray, sites: Sequence[Site], title: str, exporter: str) -> dict[str, Any]:
     """Returns the JSON object: `report` and `blocks`, rows of LIVE_BLOCK, are of the same moment."""
     known = {site_name(site): site for site in sites}
-    codes, names = by_site(blocks, sites)
-    sizes = np.bincount(codes, blocks["bytes"], minlength=len(names)).astype(np.int64).tolist()
-    live = list(zip(names, sizes, strict=True))
+    grouped = by_site(blocks["site"], sites)
+    sizes = np.bincount(grouped.of_blocks(), blocks["bytes"], len(grouped.names)).astype(np.int64).tolist()
+    live = list(zip(grouped.names, sizes, strict=True))
     pinned = [(group.name, group.pinned_bytes) for group in report.by_site.groups]
     pinned.append((TOGETHER, report.releasable_bytes - sum(weight for _, weight in pinned)))
     frames = _Frames()

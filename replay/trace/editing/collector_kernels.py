@@ -275,6 +275,27 @@ def drop_freed(doomed: np.ndarray, fates: np.ndarray, state: np.ndarray) -> None
     state[0].doomed = kept
 
 
+@leaf
+def _collect(
+    gc: Any,
+    doomed: np.ndarray,
+    phantoms: np.ndarray,
+    lists: np.ndarray,
+    objects: np.ndarray,
+    fates: np.ndarray,
+    future: Future,
+    rows: Rows,
+    time_ns: int,
+    thread: int,
+) -> None:
+    """Runs the collection that is due."""
+    since = gc.count0 - gc.threshold0 - 1
+    gc.generation = _due_generation(gc)
+    _begin(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns, thread)
+    _end(gc, rows, time_ns, thread)
+    gc.count0 = since  # the collection was due before
+
+
 @entry
 def collect_otherwise(
     time_ns: np.ndarray,
@@ -306,11 +327,7 @@ def collect_otherwise(
         if gc.due > 0 and kind != _GC_START:
             gc.due -= 1
             if gc.due == 0 and gc.count0 > gc.threshold0:
-                since = gc.count0 - gc.threshold0 - 1
-                gc.generation = _due_generation(gc)
-                _begin(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns[at], mover)
-                _end(gc, rows, time_ns[at], mover)
-                gc.count0 = since  # the collection was due before
+                _collect(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns[at], mover)
         if kind == _GC_START and gc.inside == 0:
             if _meet_recorded(gc, mover, size[at]):
                 _begin(gc, doomed, phantoms, lists, objects, fates, future, rows, time_ns[at], mover)
@@ -326,24 +343,12 @@ def collect_otherwise(
         if concerns_block(kind) or (kind == _LIVE_OBJECT and block[at] < keys.shape[0]):
             if allocates(kind):
                 keys[block[at]] = gc.allocations
-                which = int(future.free_lists[gc.allocations])
-                if which > 0:
-                    lists[which].is_empty = 1
-                    _allocate_phantoms(gc, phantoms, lists[which], which, rows, time_ns[at], mover)
-                if fates[gc.allocations] > 0:
-                    doomed[gc.doomed].key, doomed[gc.doomed].domain = gc.allocations, domain[at]
-                    gc.doomed += 1
-                _count_allocation(gc, objects)
+                _meet_allocation(
+                    gc, objects, future, fates, doomed, phantoms, lists, rows, domain[at], time_ns[at], mover
+                )
             key = keys[block[at]]
-            if kind == _FREE:
-                is_left_out = _meets_free(gc, objects, fates, key, mover)
-                which = int(future.free_lists[key])
-                if which > 0 and gc.inside and mover == gc.thread:
-                    lists[which].frees += 1
-                elif which > 0:
-                    lists[which].is_empty = 0
-                if is_left_out:
-                    continue
+            if kind == _FREE and _meet_free(gc, objects, future, fates, lists, key, mover):
+                continue
             if fates[key] == FREED and kind != _FREE:
                 continue  # freed before; the program cannot use it
         elif kind == _FOREIGN_FREE and type_[at] != _NO_TYPE and collected[type_[at]]:
@@ -356,8 +361,48 @@ def collect_otherwise(
         rows.domain[row], rows.size[row], rows.type[row], rows.key[row] = domain[at], size[at], type_[at], key
 
 
+@inlined
+def _meet_allocation(
+    gc: Any,
+    objects: np.ndarray,
+    future: Future,
+    fates: np.ndarray,
+    doomed: np.ndarray,
+    phantoms: np.ndarray,
+    lists: np.ndarray,
+    rows: Rows,
+    domain: int,
+    time_ns: int,
+    thread: int,
+) -> None:
+    """Counts a recorded allocation, after the blocks that free lists would not have had for the program."""
+    key = gc.allocations
+    which = int(future.free_lists[key])
+    if which > 0:
+        lists[which].is_empty = 1
+        _allocate_phantoms(gc, phantoms, lists[which], which, rows, time_ns, thread)
+    if fates[key] > 0:
+        doomed[gc.doomed].key, doomed[gc.doomed].domain = key, domain
+        gc.doomed += 1
+    _count_allocation(gc, objects)
+
+
+@inlined
+def _meet_free(
+    gc: Any, objects: np.ndarray, future: Future, fates: np.ndarray, lists: np.ndarray, key: int, thread: int
+) -> bool:
+    """Follows a recorded free into the free lists; returns whether it is left out."""
+    is_left_out = _is_left_out(gc, objects, fates, key, thread)
+    which = int(future.free_lists[key])
+    if which > 0 and gc.inside and thread == gc.thread:
+        lists[which].frees += 1
+    elif which > 0:
+        lists[which].is_empty = 0
+    return is_left_out
+
+
 @leaf
-def _meets_free(gc: Any, objects: np.ndarray, fates: np.ndarray, key: int, thread: int) -> bool:
+def _is_left_out(gc: Any, objects: np.ndarray, fates: np.ndarray, key: int, thread: int) -> bool:
     """Counts a recorded free; returns whether it is left out: the block was freed before, or it waits."""
     is_object = _is_object(objects, key)
     gc.recorded_count = max(gc.recorded_count - is_object, 0)
