@@ -195,10 +195,16 @@ def _stages(path: Path, preset: str) -> Iterator[tuple[str, Callable[[], object]
         for events in batches:
             changes.feed(events, 0, np.array([events.rows]))
 
+    def copy() -> None:
+        for events in batches:
+            for column in events.present().values():
+                column.copy()
+
     plan = RunPlan.of(str(path), preset, None, None, seed=None, sample=None, trim_every=None)
     nothing = RunOutputs(None, None, False)
     yield "file to summary", lambda: plan.simulate(nothing, with_references=True)
     yield "without references", lambda: plan.simulate(nothing, with_references=False)
+    yield "copy the columns", copy
     yield "decode", decode
     yield "validate", validate
     yield "decode and validate", read

@@ -8,9 +8,9 @@ with the collector disabled. Measured is `Private_Dirty` of the child in /proc/s
 work, of N runs (default: 5) with each setting, without the recorder. It includes what the interpreter and the C library
 write to, which is not estimated: up to 0.8 MiB.
 
-    serve     the child allocates and frees; its automatic collections are those of the young generations
+    serve     the child allocates and frees; one of its automatic collections is a full one
     collect   the child first calls gc.collect()
-    grow      the child's own objects become so many that an automatic collection is a full one
+    grow      the parent has fewer objects, and the child more
     read      the child also reads all objects of its parent, so the result is between the estimate and its upper bound
 """
 

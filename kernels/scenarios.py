@@ -11,9 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 STACKS = (
-    *("cpython-3.12", "cpython-2.7", "cpython-3.12-malloc", "cpython-3.12-musl", "cpython-3.12-musl-malloc"),
-    *("ideal", "bump"),
-)
+    "cpython-3.12", "cpython-2.7", "cpython-3.12-malloc", "cpython-3.12-musl", "cpython-3.12-musl-malloc", "ideal",
+    "bump",
+)  # fmt: skip
 LOGS = {
     "log.csv": b"time_ns,op,block,size\n0,malloc,1,16\n5,realloc,1,50\n9,free,1,0\n",
     "log.heaptrack": b"v 10400 3\nX ./h\nI 1000 400000\ns 4 main\ni 400100 0 1\nt 1 0\na 10 1\n+ 0\nc 5\n- 0\n",

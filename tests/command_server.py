@@ -1,8 +1,9 @@
 """Runs `replay` in forks of a process with all imports done, which saves more than a second of each command.
 
-The process listens at the socket `server` in the folder that is its argument. A request is JSON, with the descriptors
-that the command gets as its standard streams. The answer is the command's wait status. `replay` in the same folder is
-a program that asks for this; a shell with the folder in PATH finds it.
+The process listens at the socket whose descriptor is its argument, `server` in a folder of its own. A request is JSON,
+with the descriptors that the command gets as its standard streams. The answer is the command's wait status. `replay` in
+the same folder is a program that asks for this; a shell with the folder in PATH finds it. The process ends and removes
+the folder when its standard input ends.
 """
 
 import gc
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from select import select
 
 ORDER_BYTES = 1 << 17
 """Maximum bytes of a request; most are the environment."""
@@ -47,7 +49,7 @@ class CommandServer:
             listening.bind(str(self.folder / "server"))
             listening.listen(64)
             command = [sys.executable, __file__, str(listening.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
 
     def run(
         self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: str = ""
@@ -70,9 +72,7 @@ class CommandServer:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.terminate()
-        self._process.wait()
-        shutil.rmtree(self.folder)
+        self._process.communicate()
 
 
 def load() -> None:
@@ -101,9 +101,12 @@ def load() -> None:
 
 
 def serve(listening: socket.socket) -> None:
-    """Serves requests until the process is terminated; returns in each fork, which runs the command."""
+    """Serves requests until standard input ends; returns in each fork, which runs the command."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
     while True:
+        if sys.stdin in select([listening, sys.stdin], [], [])[0]:
+            shutil.rmtree(Path(listening.getsockname()).parent)
+            sys.exit()
         asked, _ = listening.accept()
         if os.fork() == 0:
             listening.close()

@@ -9,7 +9,8 @@ from object_callables import APPLY, Callables
 
 from replay.objects import ObjectProgram
 from replay.objects.code import compile_program
-from replay.objects.heap import IMMORTAL, Kind
+from replay.objects.heap import IMMORTAL
+from replay.objects.kinds import Kind
 from replay.objects.language import Program
 from replay.trace import Domain, Op
 from replay.verification.objects import simulate

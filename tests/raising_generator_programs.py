@@ -25,6 +25,11 @@ def random_raising_coroutine_program(seed: int) -> ObjectProgram:
     return object_program(_CoroutineAuthor(seed).document())
 
 
+def random_calling_coroutine_program(seed: int) -> ObjectProgram:
+    """Returns a random program with coroutines, exceptions, methods and finalizers."""
+    return object_program(_CallingAuthor(seed).document())
+
+
 class _SuspendingAuthor(GeneratorAuthor):
     """Writes generators with `try`. All of `main` is in a `try`. What runs while a generator is closed neither yields
     nor raises another exception."""
@@ -131,3 +136,29 @@ def _guarded(statement: Any) -> list[Any]:
     if "repeat" in statement:
         return [{**statement, "do": [{"try": statement["do"], **handler}]}]
     return [{"try": [statement], **handler}] if {"next", "each"} & {*statement} else [statement]
+
+
+class _CallingAuthor(_CoroutineAuthor):
+    """Writes methods, constructors and finalizers too, which generators and coroutines call."""
+
+    def document(self) -> dict[str, Any]:
+        document, choose = super().document(), self._random.choice
+        result = choose(["x", {"list": ["x", "self"]}])
+        touch = {"parameters": ["x"], "do": [{"set": {"self.q": "x"}}, {"return": result}]}
+        init = {"do": [{"set": {"self.p": choose([1, {"letters": 9}])}}]}
+        last = {"do": [{"bind": {"y": choose([{"letters": 40}, {"list": ["self"]}])}}]}
+        for kind in document["classes"].values():
+            if "base" not in kind:
+                more = {**choose([{}, {"__init__": init}]), **choose([{}, {"__del__": last}])}
+                kind["methods"] = {"touch": touch, **more}
+        return document
+
+    def _statement(
+        self, names: list[str], generators: list[str], objects: list[str], depth: int, yields: bool
+    ) -> list[Any]:
+        if objects and self._random.random() < 0.12:
+            name, called = self._new_name(), f"{self._random.choice(objects)}.touch"
+            value = self._value(names, 1)
+            names.append(name)
+            return [{"bind": {name: {"call": called, "with": [value]}}}]
+        return super()._statement(names, generators, objects, depth, yields)

@@ -24,8 +24,14 @@ GEOMETRY = {
     },
     "cpython-3.11-32bit": (8, 256 * KIB, 4 * KIB, 32, "keep-last", True, 64, 4),
     "cpython-3.15-hugepages": (16, 2 * MIB, 16 * KIB, 48, "keep-last", True, 64, 8),
+    "cpython-3.12-musl": (16, MIB, 16 * KIB, 48, "keep-last", True, 64, 8),
 }  # fmt: skip
-WITHOUT_PYMALLOC = {*(f"cpython-3.{minor}-malloc" for minor in range(6, 16)), "ideal", "bump"}
+WITHOUT_PYMALLOC = {
+    *(f"cpython-3.{minor}-malloc" for minor in range(6, 16)),
+    "ideal",
+    "bump",
+    "cpython-3.12-musl-malloc",
+}
 
 
 def test_every_preset_is_accounted_for_here():
@@ -42,12 +48,11 @@ def test_a_preset_is_the_release_that_it_is_named_after(name):
         pymalloc.alignment, pymalloc.arena_size, pymalloc.pool_size, pymalloc.pool_header, pymalloc.release,
         pymalloc.radix_tree, pymalloc.address_bits, pymalloc.word_size,
     ) == GEOMETRY[name]  # fmt: skip
-    assert (config.models, pymalloc.small_threshold) == (("glibc", "pymalloc"), 512)
+    libc = "musl" if "musl" in name else "glibc"
+    assert (config.models, pymalloc.small_threshold) == ((libc, "pymalloc"), 512)
     assert pymalloc.huge_pages is (name == "cpython-3.15-hugepages")
-    assert config.libc.word_size == pymalloc.word_size
-    assert config.domains.by_number() == (
-        "glibc", "glibc" if name == "cpython-2.7" else "pymalloc", "pymalloc", "glibc"
-    )  # fmt: skip
+    assert config.glibc.word_size == pymalloc.word_size
+    assert config.domains.by_number() == (libc, libc if name == "cpython-2.7" else "pymalloc", "pymalloc", libc)
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_PYMALLOC))

@@ -6,8 +6,10 @@ import pickle
 import pickletools
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import polars as pl
 import pytest
@@ -80,6 +82,70 @@ def test_levels_phases_and_collections_are_events_with_times_in_microseconds():
             "args": {"found_objects": 7, "freed_blocks": 0, "freed_bytes": -40_000},
         },
     ]  # fmt: skip
+
+
+TRACE_EVENTS = {
+    "type": "object",
+    "required": ["traceEvents", "displayTimeUnit"],
+    "properties": {
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "traceEvents": {
+            "items": {
+                "required": ["ph", "pid", "name"],
+                "properties": {"pid": {"type": "integer"}, "tid": {"type": "integer"}, "name": {"type": "string"}},
+                "oneOf": [
+                    {
+                        "required": ["tid", "args"],
+                        "properties": {
+                            "ph": {"const": "M"},
+                            "name": {"enum": ["process_name", "thread_name"]},
+                            "args": {"required": ["name"], "properties": {"name": {"type": "string"}}},
+                        },
+                    },
+                    {
+                        "required": ["ts", "args"],
+                        "properties": {
+                            "ph": {"const": "C"},
+                            "ts": {"type": "number", "minimum": 0},
+                            "args": {"minProperties": 1, "additionalProperties": {"type": "number"}},
+                        },
+                    },
+                    {
+                        "required": ["tid", "ts", "dur"],
+                        "properties": {
+                            "ph": {"const": "X"},
+                            "ts": {"type": "number", "minimum": 0},
+                            "dur": {"type": "number", "minimum": 0},
+                            "args": {"type": "object"},
+                        },
+                    },
+                ],
+            },
+        },
+    },
+}
+"""What the Trace Event Format demands of metadata (M), counters (C) and complete events (X)."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trace_events_follow_the_format_and_slices_of_a_track_do_not_overlap(seed):
+    history = seeded(seed, 400)
+    for thread in (0, 2):
+        history.by(thread).mark(0, Op.GC_START)
+        history.mark(3, Op.GC_END)
+    found = json.loads(json.dumps(trace_events(run(history.trace("load"), load_config("cpython-3.12")), "a run")))
+    jsonschema.validate(found, TRACE_EVENTS)
+    events = found["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "C", "X"}
+    tracks = {event["tid"] for event in events if event["ph"] == "X"}
+    assert tracks <= {event["tid"] for event in events if event["name"] == "thread_name"}
+    for track in tracks:
+        slices = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("tid") == track
+                        and event["ph"] == "X")  # fmt: skip
+        assert all(end <= start for (_, end), (start, _) in pairwise(slices))
+    for name in {event["name"] for event in events if event["ph"] == "C"}:
+        times = [event["ts"] for event in events if event["name"] == name]
+        assert times == sorted(times)
 
 
 # memory_viz

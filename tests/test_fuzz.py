@@ -70,6 +70,7 @@ FOUND = {
     "number of requests": ("rep", lambda: b"2000\n3\n" + b"9" * 5000 + b"\n1\na 0 512\n"),
     "empty figure": ("baseline", lambda: re.sub(rb'("\w+": )\d+', rb"\1[]", samples("baseline")[0], count=2)),
     "kind of capture": ("memray", lambda: damaged_capture(16, b"\xff")),
+    "time of the start": ("memray", lambda: damaged_capture(33, b"\xff" * 7 + bytes(9))[:200]),
     "time of the end": ("memray", lambda: damaged_capture(41, b"\xff" * 7)),
 }
 """What fuzzing found: inputs that ended in a traceback or crashed the process."""

@@ -1,6 +1,7 @@
 """The heap map of a run: its cells hold exactly what the spans and live blocks of each moment hold."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 
@@ -24,12 +25,14 @@ from replay.analysis.heap_history import (
     Region,
     RegionKind,
 )
+from replay.analysis.pin_report import find_pins
+from replay.analysis.pins import is_no_call_site
 from replay.config import load_config
 from replay.reports.html.map_payload import map_payload
 from replay.simulation.run import run
 from replay.simulation.snapshots import Snapshot
 from replay.sources import open_source
-from replay.trace import Domain, Events, MemoryTrace, Metadata, Site, Trace
+from replay.trace import NO_TYPE, Domain, Events, MemoryTrace, Metadata, ObjectType, Op, Site, Trace
 from replay.trace.editing.merging import Part, merged
 
 SITES = 5
@@ -58,6 +61,34 @@ def sited(events: Events, seed: int) -> Events:
     sites = np.random.default_rng(seed).integers(0, SITES + 1, events.rows).astype(np.uint32)
     columns = {name: getattr(events, name) for name in Events.empty(0)._fields}
     return Events(**columns | {"site": sites})
+
+
+TYPES = (ObjectType("app", "Node", True), ObjectType("", "", False), ObjectType("", "dict", True))
+TYPE_CODES = [1, NOTHING, 0, NOTHING]
+"""The second type has no name; the last code is that of blocks whose type is unknown."""
+
+
+def typed_trace(seed: int, count: int = 800) -> MemoryTrace:
+    """A trace with call sites, and with the types of most blocks that are freed."""
+    (events,), metadata = (trace := sited_trace(seed, count)).events, trace.metadata
+    types = np.random.default_rng(seed).integers(0, len(TYPES) + 1, events.rows)
+    known = (events.op == Op.FREE) & (types < len(TYPES))
+    return MemoryTrace(
+        [events._replace(type=np.where(known, types, NO_TYPE).astype(np.uint32))], replace(metadata, types=TYPES)
+    )
+
+
+def types_by_row(trace: MemoryTrace) -> dict[int, int]:
+    """The type of the block that each row allocates; len(TYPES) for blocks whose free has none, or that stay."""
+    (events,), found, row_of = trace.events, {}, {}
+    for row, (op, block, type_) in enumerate(
+        zip(*(getattr(events, name).tolist() for name in ("op", "block", "type")), strict=True)
+    ):
+        if op in (Op.MALLOC, Op.CALLOC, Op.MEMALIGN):
+            row_of[block], found[row] = row, len(TYPES)
+        elif op == Op.FREE:
+            found[row_of[block]] = min(type_, len(TYPES))
+    return found
 
 
 def sited_trace(seed: int, count: int = 800) -> MemoryTrace:
@@ -472,3 +503,45 @@ def test_halving_ends_where_all_moments_have_labels():
     frames = [Frame(at, f"phase {at}", np.arange(40), np.full(40, at, CELL)) for at in range(1, 8)]
     heap = HeapMap([Region(0, 4096, RegionKind.HEAP, 4096, cells=40)], frames, 1)
     assert list(decoded(heap, 1)) == [(at, f"phase {at}") for at in range(1, 8)]
+
+
+@given(st.integers(0, 10_000))
+@some
+def test_the_type_of_a_cell_is_that_of_most_bytes_of_its_blocks(seed):
+    trace, stack = typed_trace(seed), load_config("cpython-3.12")
+    types = types_by_row(trace)
+    codes = np.array([TYPE_CODES[types.get(row, len(TYPES))] for row in range(trace.events[0].rows)], np.uint16)
+    found = observed(trace, stack, ["peak", "end"], type_codes=codes)
+    heap = found.history.finish()
+    starts = heap.addresses()
+    lengths = np.repeat([region.cell_bytes for region in heap.regions], [region.cells for region in heap.regions])
+    compared = 0
+    for number, [(_, blocks)] in enumerate(found.moments):
+        assert blocks is not None
+        for cell, start, length in zip(heap.at(number), starts.tolist(), lengths.tolist(), strict=True):
+            if cell["mapped_bytes"]:
+                weights: Counter[int] = Counter()
+                for each in within(blocks.view(np.recarray), start, start + length):
+                    code = TYPE_CODES[types[int(each.row)]]
+                    weights[code] += overlap(start, start + length, each.address, each.bytes)
+                assert_most(weights, cell["type"])
+                compared += len(weights) > 1
+    assert compared
+
+
+@given(st.integers(0, 10_000))
+@some
+def test_types_of_live_blocks_are_complete_when_the_run_has_ended_and_pins_name_no_type_without_a_name(seed):
+    trace, stack, taken = typed_trace(seed), load_config("cpython-3.12"), []
+    (events,) = trace.events
+    moment, of_rows = int(events.time_ns[events.rows // 2] - events.time_ns[0]), types_by_row(trace)
+
+    def sink(snapshot: Snapshot) -> None:
+        taken.append((snapshot.live_blocks("row").row, snapshot.types()))
+
+    run(trace, stack, snapshots=[moment], sink=sink, with_blocks=True)
+    ((rows, types),) = taken
+    assert np.minimum(types, len(TYPES)).tolist() == [of_rows[row] for row in rows.tolist()]
+    names = [group.name for group in find_pins(trace, stack, at=moment).by_type.groups]
+    assert len(set(names)) == len(names)
+    assert {name for name in names if not is_no_call_site(name)} <= {"app.Node", "dict", "unknown"}

@@ -1,6 +1,7 @@
 """The cache of machine code: which source files each entry's code depends on."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def test_files_imported_by_imported_files_are_in_the_digest_too() -> None:
     sources = sources_of("sources/heaptrack.py")
     assert {"sources/heaptrack.py", "sources/_logs/calls.py", "sources/_logs/block_lifetimes.py"} <= sources
     assert "sources/mtrace.py" not in sources
+
+
+def test_a_user_without_a_home_folder_has_a_cache_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "REPLAY_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    assert kernel_cache.cache_root() == Path("/nonexistent/.cache/alloc-replay")
 
 
 def test_the_folder_changes_with_the_source_of_an_imported_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from object_programs import events, object_program, references
 from raising_generator_programs import (
+    random_calling_coroutine_program,
     random_raising_coroutine_program,
     random_raising_generator_program,
     random_raising_pipeline_program,
@@ -159,9 +160,19 @@ WRITERS = (
     random_raising_generator_program,
     random_raising_pipeline_program,
     random_raising_coroutine_program,
+    random_calling_coroutine_program,
     random_weak_generator_program,
 )
-REFUSED = "exact length", "not known", "not supported", "does not allow", "awaited by another", "has ended", "never ran"
+REFUSED = (
+    "exact length",
+    "not known",
+    "not supported",
+    "does not allow",
+    "awaited by another",
+    "has ended",
+    "never ran",
+    "not below",
+)
 """Parts of the messages with which random programs may be refused."""
 
 

@@ -11,7 +11,8 @@ import pytest
 from replay.jit.arrays import FULL
 from replay.objects import ObjectProgram, load_objects
 from replay.objects.code import compile_program
-from replay.objects.heap import IMMORTAL, Kind
+from replay.objects.heap import IMMORTAL
+from replay.objects.kinds import Kind
 from replay.objects.language import Bind, Drop, Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import Machine

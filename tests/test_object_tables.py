@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.objects.heap import Kind
+from replay.objects.kinds import Kind
 from replay.objects.rules import free_list_limits, rules_of
 from replay.verification.object_oracles import find_object_oracles
 from replay.verification.object_tables import measure

@@ -12,7 +12,7 @@ from object_programs import NODE, dying_containers, events, object_program, rand
 from replay.jit.arrays import DONE
 from replay.objects import load_objects
 from replay.objects.code import compile_program
-from replay.objects.heap import KINDS, Kind
+from replay.objects.kinds import KINDS, Kind
 from replay.objects.language import Program
 from replay.objects.loop import run_machine
 from replay.objects.machine import FRAMES_KEPT

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from test_pins import Script
 
+import replay
 from replay.analysis.heap_history import CLASS_LIMITS
 from replay.analysis.report_data import gather
 from replay.config import load_config
+from replay.reports.chart_parts import BEST, IN_DARK, TEXT
+from replay.reports.charts import write_charts
 from replay.reports.findings import findings
 from replay.reports.html.charts import charts_of
 from replay.reports.html.page import write_page
 from replay.reports.html.vega import begin_bundling
 from replay.simulation.run import run
+from replay.sources.parquet import write_trace
 from replay.support.units import format_size
 from replay.trace import Domain, Site
 
@@ -390,3 +394,25 @@ def test_on_paper_tables_are_open_and_controls_are_hidden(opened):
     for table in page.locator("details table").all():
         assert table.bounding_box()["height"] > 20
         assert table.evaluate("(each) => each.checkVisibility({contentVisibilityAuto: true})")
+
+
+def test_charts_of_a_sweep_follow_the_theme_and_stay_within_a_narrow_page(browser, tmp_path):
+    write_trace(program().trace("half", "dropped", sites=SITES), tmp_path / "trace.parquet")
+    vary = {"glibc.top_pad": [0, 1 << 20], "glibc.mmap_threshold": [65_536, 1 << 20]}
+    results = replay.sweep({"sources": [str(tmp_path / "trace.parquet")], "vary": vary})
+    page_path = write_charts(tmp_path, results, ["heap_bytes_peak", "syscalls.brk"])[0]
+    with browser.new_context(viewport={"width": NARROW[0], "height": NARROW[1]}, color_scheme="dark") as context:
+        page = context.new_page()
+        page.goto(page_path.as_uri())
+        page.wait_for_function("[...document.querySelectorAll('[data-chart]')].every((each) => each.dataset.ready)")
+        assert page.locator("[data-chart]").count() == 3
+        assert page.evaluate("document.documentElement.scrollWidth") == NARROW[0]
+        fills = "[...document.querySelectorAll('[data-chart] svg [fill]')].map((each) => each.getAttribute('fill'))"
+        dark = set(page.evaluate(fills))
+        assert not dark & {"white", *IN_DARK}
+        assert {IN_DARK[BEST], IN_DARK[TEXT]} <= dark
+        page.locator("#theme").click()
+        page.wait_for_function(f"{fills}.includes('{TEXT}')")
+        light = set(page.evaluate(fills))
+        assert BEST in light
+        assert not light & {*IN_DARK.values()}

@@ -31,7 +31,7 @@ class Constants(NamedTuple):
     """Whether a block can be larger than the bytes requested for it."""
     VERIFIED: str = ""
     """The figures that equal those of a real allocator, for sentences about what is exact: `pymalloc's blocks …`."""
-    FREE_MEMORY: str = "free, and ends of pages"
+    FREE_MEMORY: str = "free parts of its pages"
     """What the memory consists of that it holds besides live blocks, for a note in reports."""
 
 

@@ -16,8 +16,9 @@ from replay.analysis.retention import Retained
 from replay.config import StackConfig, load_config
 from replay.simulation.result import RunResult
 from replay.simulation.run import NO_SAMPLES_NS, run
+from replay.simulation.side_by_side import run_side_by_side
 from replay.simulation.snapshots import END, PEAK, Snapshot
-from replay.support.errors import TraceError
+from replay.support.errors import ReplayError
 from replay.trace import TEARDOWN_MARK, Trace
 from replay.trace.typed import types_of_allocations
 
@@ -74,14 +75,21 @@ def gather(
     the number of steps done.
     """
     progress(0)
-    result = run(trace, stack, trim_every_ns=trim_every_ns)
+    result, (floor, ceiling) = run_side_by_side(
+        trace,
+        lambda reading, step: run(reading, stack, trim_every_ns=trim_every_ns, progress=step),
+        [
+            lambda reading, step: run(reading, load_config("ideal"), progress=step, requested_mean=False),
+            lambda reading, step: run(
+                reading, load_config("bump"), sample_every_ns=NO_SAMPLES_NS, progress=step, requested_mean=False
+            ),
+        ],
+    )
     progress(1)
-    floor = run(trace, load_config("ideal"), sample_every_ns=_interval(result))
-    try:
-        ceiling = run(trace, load_config("bump"), sample_every_ns=NO_SAMPLES_NS)
-    except TraceError:
-        ceiling = None  # `bump` never frees, so it may run out of memory
-    summary = summarize(result, floor=floor, ceiling=ceiling)
+    if isinstance(floor, ReplayError):
+        raise floor
+    # `bump` never frees, so it may run out of memory.
+    summary = summarize(result, floor=floor, ceiling=None if isinstance(ceiling, ReplayError) else ceiling)
     progress(2)
     names, codes = _site_codes(trace, result)
     types, type_codes = _type_codes(trace, result)
@@ -100,12 +108,6 @@ def gather(
     sites, ranks = _by_rank(heap, "site", names, _listed_sites(heap, codes))
     types, _ = _by_rank(heap, "type", types, np.zeros(NOTHING + 1, bool))
     return ReportData(result, summary, floor, heap, sites, ranks[codes], types, pins, lifetimes, remedies)
-
-
-def _interval(result: RunResult) -> int:
-    """Returns the sampling interval of a run."""
-    times = result.sample_times_ns
-    return max(1, int(times[1] - times[0])) if len(times) > 2 else NO_SAMPLES_NS
 
 
 def _site_codes(trace: Trace, result: RunResult) -> tuple[list[str], np.ndarray]:

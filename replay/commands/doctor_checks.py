@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
+from replay.support.home import home_folder
+
 OK, MISSING, FAILED = "ok", "missing", "failed"
 """States of a check. MISSING is an extra that simulating and recording do not need."""
 _LIBRARIES = ("numpy", "numba", "llvmlite", "polars", "pyarrow", "pydantic", "simpy", "yaml", "typer", "rich")
@@ -176,7 +178,7 @@ def _record() -> str:
 def _interpreters() -> list[str]:
     """Returns the other interpreters that `replay record --python` could use: in PATH, and the versions of pyenv."""
     folders = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
-    root = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser())
+    root = Path(os.environ.get("PYENV_ROOT") or home_folder() / ".pyenv")
     folders += sorted(root.glob("versions/*/bin"))
     found: dict[Path, str] = {}
     for folder in folders:

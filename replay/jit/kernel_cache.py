@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from replay.support.digests import digest_files
+from replay.support.home import home_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _COMPILER = Path(__file__).parent
@@ -33,7 +34,7 @@ def cache_root() -> Path:
     """Returns the folder for files that can be created again: kernels, harnesses of `verify`, fetched interpreters."""
     if chosen := os.environ.get("REPLAY_CACHE_DIR"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache"
     return Path(base) / "alloc-replay"
 
 

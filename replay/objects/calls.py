@@ -4,6 +4,7 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
+from replay.objects.dropping import drop_frame
 from replay.objects.frame_objects import (
     end_unreferred,
     frame_object,
@@ -13,17 +14,11 @@ from replay.objects.frame_objects import (
     leave_variables,
 )
 from replay.objects.heap import (
-    FRAME,
-    FUNCTION,
     MALLOC,
     MEM,
-    METHOD,
     OBJ,
     REALLOC,
-    TUPLE,
-    VECTOR,
     drop,
-    drop_frame,
     emit,
     free_block,
     give_items,
@@ -33,6 +28,7 @@ from replay.objects.heap import (
     refer,
 )
 from replay.objects.instructions import EXCEPTIONAL
+from replay.objects.kinds import FRAME, FUNCTION, METHOD, TUPLE, VECTOR
 from replay.objects.machine import (
     CALL_METHOD,
     CALL_VALUE,

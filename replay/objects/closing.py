@@ -14,18 +14,15 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.collector import IDLE
+from replay.objects.dropping import leave_trashcan
 from replay.objects.exceptions import ADD_FRAME, create_raised, exception_bytes, handled_exception
 from replay.objects.frame_objects import keep_frame, release_frame_object
 from replay.objects.generators import enter_generator
 from replay.objects.heap import (
     END_OF_GENERATOR,
-    GENERATOR,
-    GENERATOR_EXIT,
-    GENERATOR_FRAME,
     drop,
     end_object,
     free_counted_block,
-    leave_trashcan,
     refer,
     take_items,
     track,
@@ -33,6 +30,7 @@ from replay.objects.heap import (
 )
 from replay.objects.instructions import COROUTINE
 from replay.objects.interruptions import fail_at_statement, interrupt, is_due
+from replay.objects.kinds import GENERATOR, GENERATOR_EXIT, GENERATOR_FRAME
 from replay.objects.machine import (
     ALREADY_RUNNING,
     BY_CALL,

@@ -6,30 +6,22 @@ from replay.jit.compiling import leaf
 from replay.objects.dicts import clear_dict, dict_item
 from replay.objects.functions import bind_method
 from replay.objects.heap import (
-    BUILTIN_EXCEPTIONS,
     CALLOC,
-    DICT,
-    EXCEPTION,
-    INSTANCE,
-    INT,
-    LIST,
     MALLOC,
     MEM,
-    OPEN,
     REALLOC,
-    TUPLE,
     drop,
     emit,
     end_vector,
     free_block,
     give_items,
-    has_header,
     new_block,
     new_object,
     refer,
     track,
 )
 from replay.objects.instances import open_attribute
+from replay.objects.kinds import BUILTIN_EXCEPTIONS, DICT, EXCEPTION, INSTANCE, INT, LIST, OPEN, TUPLE, has_header
 from replay.objects.machine import (
     APPEND,
     CLEAR,

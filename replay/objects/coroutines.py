@@ -9,9 +9,11 @@ SEND, and the object that it waits for is the last of its values.
 import numpy as np
 
 from replay.jit.compiling import cold, leaf
+from replay.objects.exceptions import pass_stop, stop_context
 from replay.objects.generators import resume, suspend
-from replay.objects.heap import GENERATOR, LIST_ITERATOR, PLACE, STEPS, TUPLE_ITERATOR, drop, new_object, refer
+from replay.objects.heap import drop, new_object, refer
 from replay.objects.instructions import AWAITABLE, COROUTINE
+from replay.objects.kinds import GENERATOR, LIST_ITERATOR, PLACE, STEPS, TUPLE_ITERATOR
 from replay.objects.machine import (
     AWAIT,
     AWAITED,
@@ -74,6 +76,9 @@ def _send(machine, end):
     machine.stack[state.top - 1] = none
     state.at = end
     drop(heap, number)
+    context = stop_context(machine) if entry.kind == GENERATOR else np.int64(0)
+    if context:
+        pass_stop(machine, context)
     return True
 
 

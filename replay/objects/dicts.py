@@ -13,15 +13,9 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.heap import (
-    DICT,
-    DICT_ITERATOR,
-    INT,
-    KEYS,
     KEYS_LEAST,
     MALLOC,
     MEM,
-    SET,
-    TEXT,
     chunk_log,
     drop,
     end_keys,
@@ -34,6 +28,7 @@ from replay.objects.heap import (
     refer,
     track,
 )
+from replay.objects.kinds import DICT, DICT_ITERATOR, INT, KEYS, SET, TEXT
 from replay.objects.machine import (
     DELETE_ITEM,
     DICT_CHANGED,

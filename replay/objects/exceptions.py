@@ -11,20 +11,9 @@ from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
 from replay.objects.functions import cell_slot
 from replay.objects.handlers import CLASS_BITS, HANDLER_VALUES, HAS_RESULT, IN_CELL, JUMPS_BACK, LENGTH_MASK, UNKNOWN
-from replay.objects.heap import (
-    BUILTIN_EXCEPTIONS,
-    EXCEPTION,
-    EXCEPTION_ITEMS,
-    INT,
-    STOP_ITERATION,
-    TUPLE,
-    drop,
-    drop_leaf,
-    give_items,
-    new_object,
-    refer,
-)
+from replay.objects.heap import drop, drop_leaf, give_items, new_object, refer
 from replay.objects.instructions import IN_TUPLE
+from replay.objects.kinds import BUILTIN_EXCEPTIONS, EXCEPTION, EXCEPTION_ITEMS, INT, STOP_ITERATION, TUPLE
 from replay.objects.machine import (
     ARGUMENTS,
     CRITICAL_LENGTH,
@@ -176,6 +165,23 @@ def create_raised(machine, context):
         refer(heap, context)
         set_item(heap, number, np.int64(CONTEXT_ITEM), context)
     state.raised = number
+
+
+@leaf
+def pass_stop(machine, context):
+    """Creates and drops the StopIteration with which a generator ends while an exception is handled."""
+    state = machine.state[0]
+    raised, which = np.int64(state.raised), np.int64(state.raised_class)
+    state.raised_class = STOP_ITERATION
+    create_raised(machine, context)
+    drop(machine.heap, np.int64(state.raised))
+    state.raised, state.raised_class = raised, which
+
+
+@leaf
+def stop_context(machine):
+    """Returns the handled exception that has the end of a generator create a StopIteration, up to 3.9; else 0."""
+    return handled_exception(machine) if machine.heap.rules[0].wraps_results else np.int64(0)
 
 
 @leaf

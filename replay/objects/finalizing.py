@@ -17,18 +17,8 @@ from replay.objects.collector import (
     separate_garbage,
     start_clearing,
 )
-from replay.objects.heap import (
-    CALLBACKS,
-    FINALIZED,
-    FINALIZES,
-    GARBAGE,
-    GENERATIONS,
-    GENERATOR,
-    drop,
-    refer,
-    track,
-    untrack,
-)
+from replay.objects.heap import CALLBACKS, FINALIZED, FINALIZES, GARBAGE, GENERATIONS, drop, refer, track, untrack
+from replay.objects.kinds import GENERATOR
 from replay.objects.nested_calls import call_finalizer, call_now
 
 

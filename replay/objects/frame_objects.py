@@ -13,17 +13,8 @@ caller. The collector tracks it from then on. Frames of generators have no calle
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import (
-    FRAME,
-    GENERATOR_FRAME,
-    drop,
-    free_counted_block,
-    give_items,
-    new_counted_block,
-    new_record,
-    refer,
-    track,
-)
+from replay.objects.heap import drop, free_counted_block, give_items, new_counted_block, new_record, refer, track
+from replay.objects.kinds import FRAME, GENERATOR_FRAME
 from replay.objects.machine import FRAMES_KEPT
 
 
@@ -89,10 +80,15 @@ def frame_object(machine, depth):
 def is_referred(machine):
     """Whether others refer to the frame object of the current call, or did before a collection that this started."""
     frame = machine.frames[machine.state[0].depth]
-    number = np.int64(frame.object)
-    if frame.generator and machine.heap.rules[0].frame_base:
-        number = np.int64(machine.heap.objects[frame.generator].owner)
-    return number > 0 and (machine.heap.objects[number].refs > 1 or machine.heap.collector[0].ready > 0)
+    return frame.object > 0 and (machine.heap.objects[frame.object].refs > 1 or machine.heap.collector[0].ready > 0)
+
+
+@leaf
+def is_frame_referred(machine):
+    """Whether others refer to the frame object of the generator that runs."""
+    heap, frame = machine.heap, machine.frames[machine.state[0].depth]
+    number = np.int64(heap.objects[frame.generator].owner if heap.rules[0].frame_base else frame.object)
+    return number > 0 and heap.objects[number].refs > 1
 
 
 @leaf

@@ -6,19 +6,9 @@ A function's closure is a tuple of cells. A function of the program itself, or o
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import (
-    BUILTIN_EXCEPTIONS,
-    CELL,
-    EXCEPTION,
-    FUNCTION,
-    INSTANCE,
-    METHOD,
-    OPEN,
-    drop,
-    new_object,
-    refer,
-)
+from replay.objects.heap import drop, new_object, refer
 from replay.objects.instructions import SLOT_BITS
+from replay.objects.kinds import BUILTIN_EXCEPTIONS, CELL, EXCEPTION, FUNCTION, INSTANCE, METHOD, OPEN
 from replay.objects.machine import (
     DELETE_CELL,
     LOAD_CELL,

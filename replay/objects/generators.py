@@ -15,24 +15,12 @@ import numpy as np
 
 from replay.jit.compiling import cold, leaf
 from replay.objects.calls import enter_frame
-from replay.objects.exceptions import STOP, create_raised, handled_exception
-from replay.objects.frame_objects import end_unreferred, is_referred, leave_variables, object_place
-from replay.objects.heap import (
-    FRAME,
-    GENERATOR,
-    GENERATOR_FRAME,
-    STEPS,
-    STOP_ITERATION,
-    TUPLE,
-    drop,
-    give_items,
-    new_object,
-    new_record,
-    take_items,
-    track,
-)
+from replay.objects.exceptions import STOP, create_raised, pass_stop, stop_context
+from replay.objects.frame_objects import end_unreferred, is_frame_referred, leave_variables, object_place
+from replay.objects.heap import drop, give_items, new_object, new_record, take_items, track
 from replay.objects.instructions import COROUTINE
 from replay.objects.interruptions import continue_interrupted
+from replay.objects.kinds import FRAME, GENERATOR, GENERATOR_FRAME, STEPS, STOP_ITERATION, TUPLE
 from replay.objects.machine import (
     ALREADY_RUNNING,
     AWAITED,
@@ -231,30 +219,25 @@ def _end_generator(machine):
     result = pop(machine)
     frame, locals_ = machine.frames[state.depth], np.int64(state.locals)
     number, count, closes = np.int64(frame.generator), machine.functions[state.function].locals, frame.closes
-    lives_on = is_referred(machine)
+    lives_on = is_frame_referred(machine)
     if lives_on:
         leave_variables(machine)
     elif frame.object:
         end_unreferred(machine)
     leave_generator(machine)
     caller = machine.instructions[state.at - 1]
+    context = stop_context(machine)
+    if context and result != machine.ints.shape[0] + 1 + NONE:
+        return fail(machine, RETURNED_TO_HANDLER, np.int64(0), np.int64(0))
     if closes:
         continue_interrupted(machine)
         drop(heap, result)
     elif caller.op == SEND:
         if heap.rules[0].wraps_results and heap.objects[result].kind == TUPLE:
             return fail(machine, TUPLE_RETURNED, np.int64(0), np.int64(0))
-        context = handled_exception(machine) if heap.rules[0].wraps_results else np.int64(0)
-        if context and result != machine.ints.shape[0] + 1 + NONE:
-            return fail(machine, RETURNED_TO_HANDLER, np.int64(0), np.int64(0))
         state.at = caller.other
         drop(heap, pop(machine))
         push(machine, result)
-        if context:
-            state.raised_class = STOP_ITERATION
-            create_raised(machine, context)
-            drop(heap, np.int64(state.raised))
-            state.raised = 0
     elif result != machine.ints.shape[0] + 1 + NONE:
         return fail(machine, RESULT_LOST, np.int64(0), np.int64(0))
     elif caller.op == NEXT_OF:
@@ -264,6 +247,11 @@ def _end_generator(machine):
             return False
     else:
         _end_loop(machine)
+    if context and state.unwinding == STOP:
+        state.raised_class, state.raised_at = STOP_ITERATION, state.at
+        create_raised(machine, context)
+    elif context:
+        pass_stop(machine, context)
     if lives_on:
         return True
     if heap.rules[0].frame_base:

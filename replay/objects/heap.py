@@ -13,14 +13,27 @@
 Every function here is one step of the machine at most: it writes at most EVENTS_A_STEP events.
 """
 
-from enum import IntEnum, auto
 from typing import NamedTuple
 
 import numpy as np
 
 from replay.jit.arrays import record
 from replay.jit.compiling import by_reference, leaf
-from replay.objects.language import EXCEPTIONS
+from replay.objects.kinds import (
+    DICT,
+    INT,
+    KEYS,
+    KINDS,
+    PLACE,
+    SEMAPHORE,
+    SET,
+    TUPLE,
+    TUPLES_KEPT,
+    VECTOR,
+    WITH_ITEMS,
+    has_header,
+    is_one_of,
+)
 from replay.trace import Domain, Op
 
 IMMORTAL = 1 << 40
@@ -29,97 +42,9 @@ EVENTS_A_STEP = 16
 DIGIT_BITS = 30
 SMALLEST_CHUNK = 2
 END_OF_GENERATOR = 1
-"""Position of a generator that is going to be freed; others are in `replay.objects.generators`."""
+"""Position of a generator that is going to be freed; others are in `replay.objects.closing`."""
 
 
-class Kind(IntEnum):
-    """The type of an object."""
-
-    NONE = 0
-    INT = auto()
-    FLOAT = auto()
-    TEXT = auto()
-    BYTES = auto()
-    TUPLE = auto()
-    LIST = auto()
-    INSTANCE = auto()
-    RANGE = auto()
-    RANGE_ITERATOR = auto()
-    LIST_ITERATOR = auto()
-    TUPLE_ITERATOR = auto()
-    VECTOR = auto()
-    """The items of a list or dict that was cleared, without it: no object, but its items die as those of one."""
-    PLACE = auto()
-    """A loop over a list or tuple without an iterator object."""
-    DICT = auto()
-    DICT_ITERATOR = auto()
-    KEYS = auto()
-    """The hash table of a dict: no object. Keys that were cleared have the entries of their dict, which die."""
-    OPEN = auto()
-    """An instance that has a dict."""
-    SET = auto()
-    FUNCTION = auto()
-    CELL = auto()
-    METHOD = auto()
-    """A bound method."""
-    ENDED_FRAME = auto()
-    """The frame of a call that ends, up to 3.10: no object of a program."""
-    EXCEPTION = auto()
-    TRACEBACK = auto()
-    """An entry of a traceback: the next entry, and a frame object."""
-    FRAME = auto()
-    LOCK = auto()
-    PLAIN_LOCK = auto()
-    """A lock without the collector's header, up to 3.9."""
-    SEMAPHORE = auto()
-    """The lock in a queue: no object."""
-    QUEUE = auto()
-    """A queue with an array of items, from 3.13 on."""
-    LIST_QUEUE = auto()
-    """A queue with a list of items, up to 3.12."""
-    GENERATOR = auto()
-    GENERATOR_FRAME = auto()
-    """The frame of a generator up to 3.10."""
-    STEPS = auto()
-    """An iterator that runs a coroutine."""
-    WEAKREF = auto()
-    """A weak reference: see `replay.objects.weak_references`."""
-
-
-(
-    INT, FLOAT, TEXT, BYTES, TUPLE, LIST, INSTANCE, RANGE, RANGE_ITERATOR, LIST_ITERATOR, TUPLE_ITERATOR, VECTOR, PLACE,
-    DICT, DICT_ITERATOR, KEYS, OPEN, SET, FUNCTION, CELL, METHOD, ENDED_FRAME, EXCEPTION, TRACEBACK, FRAME,
-    LOCK, PLAIN_LOCK, SEMAPHORE, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
-    STEPS, WEAKREF,
-) = map(int, list(Kind)[1:])  # fmt: skip
-
-
-def _kinds(*kinds: int) -> int:
-    """Returns a set of kinds for `is_one_of`."""
-    return sum(1 << kind for kind in kinds)
-
-
-WITH_HEADER = _kinds(
-    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, LIST_ITERATOR, TUPLE_ITERATOR, DICT_ITERATOR, FUNCTION, CELL, METHOD,
-    EXCEPTION, TRACEBACK, FRAME, LOCK, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
-    STEPS, WEAKREF,
-)  # fmt: skip
-"""Kinds of objects with the collector's header."""
-WITH_ITEMS = _kinds(
-    TUPLE, LIST, VECTOR, INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR,
-    GENERATOR_FRAME,
-)  # fmt: skip
-"""Kinds of objects that refer to others with `items`."""
-FORWARD = _kinds(
-    INSTANCE, OPEN, DICT, KEYS, SET, EXCEPTION, TRACEBACK, FRAME, QUEUE, LIST_QUEUE, GENERATOR, GENERATOR_FRAME,
-)  # fmt: skip
-"""Kinds of objects whose items die from the first one on; those of others die from the last one on."""
-NESTED = _kinds(
-    TUPLE, LIST, DICT, INSTANCE, OPEN, SET, TRACEBACK, FRAME, GENERATOR_FRAME,
-)  # fmt: skip
-"""Kinds of objects that count for the trashcan; see `is_nested`."""
-OBSERVABLE = _kinds(INSTANCE, OPEN, WEAKREF)
-"""Kinds of objects whose end can do more than drop their references: see `_observe`."""
 REFERABLE, FINALIZES, HAS_DICT = 1, 2, 4
 """Flags in `capacity` of an instance: it can have weak references; its class has a finalizer, which was not called yet;
 its attributes are in a dict."""
@@ -127,18 +52,9 @@ OBSERVED = -2
 """Position of an object that is going to end, before its finalizer and the callbacks of its weak references."""
 MALLOC, CALLOC, REALLOC, FREE = int(Op.MALLOC), int(Op.CALLOC), int(Op.REALLOC), int(Op.FREE)
 RAW, MEM, OBJ = int(Domain.RAW), int(Domain.MEM), int(Domain.OBJ)
-EXCEPTION_ITEMS, BUILTIN_EXCEPTIONS = 5, len(EXCEPTIONS)
-GENERATOR_EXIT = [*EXCEPTIONS].index("GeneratorExit")
-STOP_ITERATION = [*EXCEPTIONS].index("StopIteration")
-"""The classes of the exceptions that close a generator, and that `next` raises."""
 """Items of an exception; numbers of classes from the second on are those of the program."""
 KEYS_LEAST = 8
 """Slots of the smallest hash table of a dict."""
-TUPLES_KEPT = 21
-"""Tuples of fewer items have a free list for each length."""
-KINDS = len(Kind)
-FREE_LISTS = KINDS + TUPLES_KEPT
-LONGEST_FREE_LIST = 2000
 
 OBJECT = record(
     "kind", "refs", "block", "length", "first", "room", "capacity", "vector", "owner",
@@ -225,12 +141,6 @@ class Heap(NamedTuple):
 
 
 @leaf
-def is_one_of(kind, kinds):
-    """Whether a kind is in a set of kinds, with one comparison."""
-    return np.int64(kinds) >> kind & 1 != 0
-
-
-@leaf
 def emit(heap, op, domain, block, size):
     """Writes an event."""
     counts = heap.counts[0]
@@ -289,12 +199,6 @@ def new_record(heap, kind, length):
     entry.first, entry.room, entry.capacity, entry.vector, entry.owner = 0, 0, 0, 0, 0
     entry.next, entry.previous, entry.outer_refs, entry.found = 0, 0, 0, 0
     return number
-
-
-@leaf
-def has_header(kind):
-    """Whether objects of a kind have the collector's header."""
-    return is_one_of(kind, WITH_HEADER)
 
 
 @leaf
@@ -460,7 +364,7 @@ def drop_leaf(heap, number):
 
 
 @leaf
-def _has_items(kind):
+def has_items(kind):
     return is_one_of(kind, WITH_ITEMS)
 
 
@@ -472,13 +376,7 @@ def references(heap, number):
         return heap.objects[entry.owner].length << (entry.vector == 0)
     if entry.kind == SET:
         return entry.capacity
-    return entry.length if _has_items(entry.kind) else np.int64(0)
-
-
-@leaf
-def is_forward(kind):
-    """Whether the items of an object die from the first one on; those of others die from the last one on."""
-    return is_one_of(kind, FORWARD)
+    return entry.length if has_items(entry.kind) else np.int64(0)
 
 
 @leaf
@@ -520,163 +418,3 @@ def end_items(heap, number, length):
     task.object, task.position = vector, length
     counts.dying += 1
     return vector
-
-
-@leaf
-def references_to_drop(heap, number):
-    """Returns the number of references that an object drops when it is freed."""
-    entry = heap.objects[number]
-    return references(heap, number) if _has_items(entry.kind) else np.int64(entry.owner > 0)
-
-
-@leaf
-def is_nested(heap, number):
-    """Whether freeing an object counts for the trashcan."""
-    if heap.rules[0].trashcan_levels == 0:
-        return False
-    entry = heap.objects[number]
-    if entry.kind == EXCEPTION:
-        return heap.rules[0].delays_exceptions > 0 or entry.owner >= BUILTIN_EXCEPTIONS
-    return is_one_of(entry.kind, NESTED)
-
-
-@leaf
-def _enters_trashcan(heap, number):
-    """Counts an object that is going to be freed; returns True if it is delayed instead."""
-    collector, entry = heap.collector[0], heap.objects[number]
-    if not is_nested(heap, number):
-        return False
-    if collector.nesting < heap.rules[0].trashcan_levels:
-        collector.nesting += 1
-        return False
-    entry.next, collector.delayed = collector.delayed, number
-    return True
-
-
-@leaf
-def leave_trashcan(heap):
-    """Counts an object that was freed. After the outermost one, the newest delayed object is next."""
-    collector, counts = heap.collector[0], heap.counts[0]
-    collector.nesting -= 1
-    if collector.nesting != collector.unwinding:
-        return
-    collector.nesting, collector.unwinding = 0, 0
-    if collector.delayed:
-        number = np.int64(collector.delayed)
-        entry, task = heap.objects[number], heap.dying[counts.dying]
-        collector.delayed, entry.next = entry.next, 0
-        collector.nesting, collector.unwinding = 2, 1  # the loop over delayed objects counts too
-        task.object, task.position = number, references_to_drop(heap, number)
-        counts.dying += 1
-        if is_one_of(entry.kind, OBSERVABLE):
-            _observe(heap, number)
-
-
-@leaf
-def weak_references(heap, number):
-    """Returns the first weak reference to an instance, 0 for none. It is in the last of the entries for its items."""
-    entry = heap.objects[number]
-    if entry.first == 0 or not entry.capacity & REFERABLE:
-        return np.int64(0)
-    return np.int64(heap.items[entry.first + (1 << entry.room) - 1])
-
-
-@leaf
-def clear_reference(heap, number):
-    """Has a weak reference refer to nothing. Its neighbours among those to the same object are `room` and `length`."""
-    entry = heap.objects[number]
-    if entry.capacity == 0:
-        return
-    referent = heap.objects[entry.capacity]
-    if entry.room:
-        heap.objects[entry.room].length = entry.length
-    else:
-        heap.items[referent.first + (1 << referent.room) - 1] = entry.length
-    if entry.length:
-        heap.objects[entry.length].room = entry.room
-    entry.capacity, entry.length, entry.room = 0, 0, 0
-
-
-@leaf
-def _observe(heap, number):
-    """Notes that an instance or weak reference is going to end. If there is a finalizer or callbacks, they are next."""
-    entry, counts = heap.objects[number], heap.counts[0]
-    if entry.kind == WEAKREF:
-        clear_reference(heap, number)
-        heap.collector[0].weakrefs -= 1
-    elif entry.capacity & FINALIZES or (heap.collector[0].weakrefs and weak_references(heap, number)):
-        task = heap.dying[counts.dying]
-        task.object, task.position = number, OBSERVED
-        counts.dying += 1
-
-
-@leaf
-def drop_frame(heap, number):
-    """Has the next steps end a frame, after all references that are dropped after this: they are nested in it."""
-    counts = heap.counts[0]
-    task = heap.dying[counts.dying]
-    task.object, task.position = number, 0
-    counts.dying += 1
-    heap.collector[0].nesting += 1
-
-
-@leaf
-def drop_next(heap):
-    """Takes one step of dropping references. Returns a frame object that ended, whose memory may be kept; -1 if a
-    generator or its frame is next to end; OBSERVED if a finalizer or callback is next; else 0."""
-    counts = heap.counts[0]
-    task = heap.dying[counts.dying - 1]
-    number = task.object
-    entry = heap.objects[number]
-    if task.position <= OBSERVED:
-        return np.int64(OBSERVED)
-    if task.position < 0:
-        entry.refs -= 1
-        if entry.refs or number == 0:
-            counts.dying -= 1
-            return np.int64(0)
-        if entry.kind == GENERATOR:
-            task.position = END_OF_GENERATOR
-            return np.int64(-1)
-        untrack(heap, number)
-        if _enters_trashcan(heap, number):
-            counts.dying -= 1
-        else:
-            task.position = references_to_drop(heap, number)
-            if is_one_of(entry.kind, OBSERVABLE):
-                _observe(heap, number)
-        return np.int64(0)
-    if entry.kind == GENERATOR or (entry.kind == GENERATOR_FRAME and task.position == 0):
-        return np.int64(-1)
-    if task.position:
-        task.position -= 1
-        if is_forward(entry.kind):
-            child = np.int64(heap.items[entry.first + references(heap, number) - 1 - task.position])
-        elif _has_items(entry.kind):
-            child = np.int64(heap.items[entry.first + task.position])
-        else:
-            child = entry.owner
-        if child:
-            drop(heap, child)
-        return np.int64(0)
-    counts.dying -= 1
-    if entry.kind == KEYS:
-        end_keys(heap, number)
-        return np.int64(0)
-    if entry.kind == ENDED_FRAME:
-        if entry.block:
-            free_counted_block(heap, entry.block)
-            entry.block = 0
-        leave_trashcan(heap)
-        return np.int64(0)
-    take_items(heap, number)
-    if entry.vector:
-        free_block(heap, RAW if entry.kind in (LOCK, PLAIN_LOCK, SEMAPHORE) else MEM, entry.vector)
-    if entry.kind in (DICT, VECTOR) and entry.owner:
-        leave_keys(heap, entry.owner)
-    is_counted, is_kept = is_nested(heap, number), entry.kind == FRAME and heap.rules[0].frame_base > 0
-    if not is_kept:
-        end_object(heap, number)
-    if is_counted:
-        leave_trashcan(heap)
-    return np.int64(number if is_kept else 0)

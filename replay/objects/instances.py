@@ -21,13 +21,9 @@ from replay.jit.compiling import leaf
 from replay.objects.dicts import DICT_BYTES, find, grown_slots, insert, insert_entry, new_table, track_dict, usable
 from replay.objects.functions import bind_method, class_of
 from replay.objects.heap import (
-    DICT,
-    EXCEPTION,
     HAS_DICT,
-    INSTANCE,
     MALLOC,
     MEM,
-    OPEN,
     REFERABLE,
     chunk_log,
     drop,
@@ -40,6 +36,7 @@ from replay.objects.heap import (
     refer,
     take_items,
 )
+from replay.objects.kinds import DICT, EXCEPTION, INSTANCE, OPEN
 from replay.objects.machine import IS_METHOD, NO_VALUE, fail, pop, push
 
 CLASS = record("slots", "usable", "entries", "keys", "traits", "finalizer")

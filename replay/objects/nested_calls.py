@@ -10,25 +10,10 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.calls import enter, frame_bytes
 from replay.objects.collector import IDLE
-from replay.objects.heap import (
-    FINALIZES,
-    METHOD,
-    OBSERVED,
-    TUPLE,
-    clear_reference,
-    drop,
-    give_items,
-    has_kept,
-    is_nested,
-    leave_trashcan,
-    new_object,
-    refer,
-    references_to_drop,
-    track,
-    untrack,
-    weak_references,
-)
+from replay.objects.dropping import clear_reference, is_nested, leave_trashcan, references_to_drop, weak_references
+from replay.objects.heap import FINALIZES, OBSERVED, drop, give_items, has_kept, new_object, refer, track, untrack
 from replay.objects.interruptions import continue_interrupted, fail_at_statement, interrupt, is_due
+from replay.objects.kinds import METHOD, TUPLE
 from replay.objects.machine import TOO_MANY_STEPS, WRONG_COUNT, pop, push
 
 FINALIZED, CALLS = OBSERVED - 1, OBSERVED - 2

@@ -18,30 +18,26 @@ from replay.objects.dicts import (
     kind_of_keys,
     usable,
 )
-from replay.objects.exceptions import exception_bytes, handled_exception
+from replay.objects.exceptions import exception_bytes, stop_context
 from replay.objects.frame_objects import frame_object_bytes, is_referred, needs_frame_object
 from replay.objects.functions import CELL_BYTES, METHOD_BYTES, class_of, method_of
 from replay.objects.generators import generator_bytes
 from replay.objects.handlers import CLASS_BITS, LENGTH_MASK
-from replay.objects.heap import (
+from replay.objects.heap import HAS_DICT, MALLOC, MEM, has_kept, new_block, new_counted_block
+from replay.objects.instances import slots_bytes
+from replay.objects.kinds import (
     BUILTIN_EXCEPTIONS,
     DICT,
     EXCEPTION,
-    HAS_DICT,
+    GENERATOR,
     LIST,
     LIST_ITERATOR,
-    MALLOC,
-    MEM,
     METHOD,
     OPEN,
     STOP_ITERATION,
     TUPLE,
     TUPLE_ITERATOR,
-    has_kept,
-    new_block,
-    new_counted_block,
 )
-from replay.objects.instances import slots_bytes
 from replay.objects.machine import (
     ARGUMENTS,
     ATTRIBUTE,
@@ -81,6 +77,7 @@ from replay.objects.machine import (
     SET_OF_CONSTANTS,
     START,
 )
+from replay.objects.running_generators import ENDED
 from replay.objects.sets import SET_BYTES
 from replay.objects.unwinding import unwinding_bytes
 from replay.objects.weak_references import weak_reference_bytes
@@ -148,8 +145,8 @@ def _container_bytes(machine, op, argument):
         return np.int64(STEPS_BYTES)
     if op == MAKE_WEAKREF:
         return weak_reference_bytes(machine, argument)
-    if op == END_GENERATOR:
-        return _stop_bytes(machine)
+    if op in (END_GENERATOR, SEND):
+        return exception_bytes(heap, STOP_ITERATION) if _stops(machine, op) else np.int64(0)
     if op == MAKE_GENERATOR:
         return generator_bytes(heap, machine.functions[argument])
     if ARGUMENTS <= op <= RAISE_AGAIN or op == RETURN:
@@ -158,11 +155,15 @@ def _container_bytes(machine, op, argument):
 
 
 @leaf
-def _stop_bytes(machine):
-    """Returns the size of the StopIteration with which a generator ends, 0 if there is none: see `_end_generator`."""
-    caller = machine.instructions[machine.frames[machine.state[0].depth - 1].at - 1]
-    is_wrapped = machine.heap.rules[0].wraps_results and caller.op == SEND and handled_exception(machine) > 0
-    return exception_bytes(machine.heap, STOP_ITERATION) if is_wrapped else np.int64(0)
+def _stops(machine, op):
+    """Whether a generator ends with a StopIteration, or has ended before: see `pass_stop`."""
+    state = machine.state[0]
+    if stop_context(machine) == 0:
+        return False
+    if op == END_GENERATOR:
+        return True
+    entry = machine.heap.objects[machine.stack[state.top - 1]]
+    return entry.kind == GENERATOR and entry.capacity == ENDED
 
 
 @leaf

@@ -11,13 +11,9 @@ from replay.jit.compiling import leaf
 from replay.objects.containers import resize
 from replay.objects.heap import (
     CALLOC,
-    LIST,
-    LIST_QUEUE,
     MALLOC,
     MEM,
-    QUEUE,
     RAW,
-    SEMAPHORE,
     drop,
     end_vector,
     free_block,
@@ -26,6 +22,7 @@ from replay.objects.heap import (
     new_object,
     new_record,
 )
+from replay.objects.kinds import LIST, LIST_QUEUE, QUEUE, SEMAPHORE
 from replay.objects.machine import NOT_QUEUE, fail, pop, push
 from replay.objects.waiting import EMPTY_QUEUE, open_lock, wait, wake
 

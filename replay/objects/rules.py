@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from replay.objects.heap import CALLOC, FREE_LISTS, MALLOC, REALLOC, RULES, TUPLES_KEPT, Kind
+from replay.objects.heap import CALLOC, MALLOC, REALLOC, RULES
+from replay.objects.kinds import FREE_LISTS, TUPLES_KEPT, Kind
 from replay.trace import Domain
 
 IN_WARM_CODE, AFTER_FIRST_RUN, ALWAYS = range(1, 4)
@@ -76,7 +77,7 @@ def rules_of(version: tuple[int, ...]) -> np.ndarray:
     rules["exposes"] = release >= (3, 14)
     rules["inlines_loops"] = release >= (3, 12)
     rules["clears_new"] = (*version, 99)[:3] >= (3, 13, 1)
-    rules["wraps_results"] = release <= (3, 9)  # of `await` and `yield from`: tuples, and all in handlers
+    rules["wraps_results"] = release <= (3, 9)  # of generators and coroutines: tuples, and all in handlers
     rules["keeps_failed"] = AFTER_FIRST_RUN if release >= (3, 15) else 0  # arguments of `next` after an exception
     rules["chains_exits"] = release >= (3, 9)  # what closes a generator has what this handles as its context
     rules["notes_exits"] = (3, 12) <= release <= (3, 13)  # the place that an exception leaves in a generator

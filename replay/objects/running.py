@@ -16,20 +16,18 @@ from replay.objects.heap import (
     DYING,
     EVENT,
     FINALIZES,
-    FREE_LISTS,
     GENERATION,
     GENERATIONS,
     IMMORTAL,
     KEYS_LEAST,
-    LONGEST_FREE_LIST,
     OBJECT,
     REFERABLE,
     SMALLEST_CHUNK,
     Heap,
-    Kind,
 )
 from replay.objects.instances import CLASS, SHARED_KEYS
 from replay.objects.instructions import Code
+from replay.objects.kinds import FREE_LISTS, LONGEST_FREE_LIST, Kind
 from replay.objects.language import LARGEST, Program
 from replay.objects.layout import arranged
 from replay.objects.limits import check_memory

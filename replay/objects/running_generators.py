@@ -7,7 +7,8 @@ copied to the generator's items.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import GENERATOR, give_items
+from replay.objects.heap import give_items
+from replay.objects.kinds import GENERATOR
 from replay.objects.machine import CALL_INIT, MAKE_GENERATOR, MIXED_LOOP, NEXT, NEXT_OF, SEND, fail
 
 ENDED, RUNNING, EXPOSED = -1, -2, -3

@@ -10,10 +10,8 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.frozensets import PERTURB_SHIFT, PROBES, SLOTS_INSIDE
 from replay.objects.heap import (
-    INT,
     MALLOC,
     MEM,
-    SET,
     chunk_log,
     drop,
     drop_leaf,
@@ -23,6 +21,7 @@ from replay.objects.heap import (
     new_object,
     refer,
 )
+from replay.objects.kinds import INT, SET
 from replay.objects.machine import ADD, NONE, NOT_INT, NOT_SET, fail, pop, push
 
 SET_BYTES, SLOT_BYTES = 216, 16

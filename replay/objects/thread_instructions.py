@@ -3,20 +3,8 @@
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import (
-    CALLOC,
-    INT,
-    MALLOC,
-    RAW,
-    TUPLE,
-    drop,
-    emit,
-    free_block,
-    give_items,
-    new_block,
-    new_object,
-    refer,
-)
+from replay.objects.heap import CALLOC, MALLOC, RAW, drop, emit, free_block, give_items, new_block, new_object, refer
+from replay.objects.kinds import INT, TUPLE
 from replay.objects.machine import (
     ACQUIRE,
     BEGIN_THREAD,

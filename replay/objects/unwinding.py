@@ -43,8 +43,9 @@ from replay.objects.frame_objects import (
 )
 from replay.objects.generators import fail_next, leave_generator
 from replay.objects.handlers import CATCH, FINALLY, FINALLY_VALUES, HANDLER_VALUES, NAME
-from replay.objects.heap import GENERATOR_EXIT, STOP_ITERATION, TRACEBACK, drop, give_items, new_object, refer
+from replay.objects.heap import drop, give_items, new_object, refer
 from replay.objects.interruptions import continue_interrupted
+from replay.objects.kinds import GENERATOR_EXIT, STOP_ITERATION, TRACEBACK
 from replay.objects.machine import (
     BY_CALL,
     CALL_INIT,
@@ -72,7 +73,8 @@ def unwinding_bytes(machine):
     if state.unwinding == ENTER and _needs_exception(machine):
         return exception_bytes(machine.heap, state.raised_class)
     if state.unwinding == STOP:
-        return exception_bytes(machine.heap, STOP_ITERATION) if handled_exception(machine) else np.int64(0)
+        is_created = state.raised == 0 and handled_exception(machine) > 0
+        return exception_bytes(machine.heap, STOP_ITERATION) if is_created else np.int64(0)
     if state.unwinding == LEAVE and not links_caller(machine):
         return np.int64(0)
     depth = state.depth - (state.unwinding == LEAVE)
@@ -118,7 +120,7 @@ def _stop(machine):
     heap, state = machine.heap, machine.state[0]
     context = handled_exception(machine)
     state.raised_class, state.raised_at = STOP_ITERATION, state.at
-    if heap.rules[0].exit_bytes or context:
+    if state.raised == 0 and (heap.rules[0].exit_bytes or context):
         create_raised(machine, context)
     fail_next(machine)
     state.region, state.unwinding = machine.region_of[state.at - 1], ADD_FRAME

@@ -5,21 +5,8 @@ import numpy as np
 from replay.jit.compiling import leaf
 from replay.objects.dicts import next_key
 from replay.objects.generators import next_of_generator, next_of_steps
-from replay.objects.heap import (
-    DICT_ITERATOR,
-    DIGIT_BITS,
-    GENERATOR,
-    INT,
-    RANGE,
-    RANGE_ITERATOR,
-    STEPS,
-    TEXT,
-    TUPLE,
-    drop,
-    drop_leaf,
-    new_object,
-    refer,
-)
+from replay.objects.heap import DIGIT_BITS, drop, drop_leaf, new_object, refer
+from replay.objects.kinds import DICT_ITERATOR, GENERATOR, INT, RANGE, RANGE_ITERATOR, STEPS, TEXT, TUPLE
 from replay.objects.language import LARGEST
 from replay.objects.machine import BYTE, LETTER, NO_LETTERS, NOT_INT, SUM, TOO_LARGE, applies, fail, pop, push
 

@@ -11,7 +11,8 @@ it waits for.
 import numpy as np
 
 from replay.jit.compiling import leaf
-from replay.objects.heap import LOCK, MALLOC, PLAIN_LOCK, RAW, drop, new_block, new_object, refer
+from replay.objects.heap import MALLOC, RAW, drop, new_block, new_object, refer
+from replay.objects.kinds import LOCK, PLAIN_LOCK
 from replay.objects.machine import NONE, NOT_HELD, NOT_LOCK, fail, pop, push
 
 RUNS, LOCKED, EMPTY_QUEUE, WAKES, SLEEPS, WORKS, STARTS = range(7)

@@ -9,20 +9,9 @@ import numpy as np
 
 from replay.jit.compiling import leaf
 from replay.objects.containers import make_container
-from replay.objects.heap import (
-    FUNCTION,
-    METHOD,
-    OBSERVABLE,
-    REFERABLE,
-    TUPLE,
-    WEAKREF,
-    drop,
-    give_items,
-    is_one_of,
-    new_object,
-    refer,
-    weak_references,
-)
+from replay.objects.dropping import weak_references
+from replay.objects.heap import REFERABLE, drop, give_items, new_object, refer
+from replay.objects.kinds import FUNCTION, METHOD, OBSERVABLE, TUPLE, WEAKREF, is_one_of
 from replay.objects.machine import (
     MAKE_WEAKREF,
     NONE,

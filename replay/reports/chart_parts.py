@@ -9,6 +9,14 @@ from replay.sweeps.verdict import judge
 
 WIDTH = 640
 BEST, OTHER, DEFAULT = "#1b6ca8", "#9aa5b1", "#d1495b"
+TEXT, SUBTITLE = "#333333", "#555555"
+RAMP, ON_PALE, ON_STRONG = ("#e3eef9", "#0a4a90"), "#222222", "#ffffff"
+"""The ends of the colour ramp of a heat map, and the colours of text on them."""
+IN_DARK = {
+    BEST: "#4aa3dd", OTHER: "#77818c", DEFAULT: "#f0798a", TEXT: "#e8eaec", SUBTITLE: "#a0a8b2",
+    RAMP[0]: "#24405f", RAMP[1]: "#a9d3f8", ON_PALE: "#e8eaec", ON_STRONG: "#14171b",
+}  # fmt: skip
+"""What replaces each of these colours in the dark theme of a page."""
 LABEL_WIDTH, TITLE_WIDTH = 110, 17
 """Widths to the left of a plot, equal in all charts so that plots are aligned: labels of the axis; its title."""
 _UNITS = {

@@ -12,8 +12,14 @@ import polars as pl
 
 from replay.reports.chart_parts import (
     BEST,
+    IN_DARK,
     LABEL_WIDTH,
+    ON_PALE,
+    ON_STRONG,
     OTHER,
+    RAMP,
+    SUBTITLE,
+    TEXT,
     TITLE_WIDTH,
     WIDTH,
     differences_matter,
@@ -39,9 +45,8 @@ if TYPE_CHECKING:
 PAGE = "sweep.html"
 _PIXELS_A_POINT = 2.0
 _SOURCES_NAMED = 4
-_RAMP = ["#e3eef9", "#0a4a90"]
 _WHITE_FROM = 0.68
-"""The position in the colour ramp from which white text has more contrast than dark text."""
+"""The position in the colour ramp from which text for strong colours has more contrast."""
 _SHADES = 10
 """The colours of a heat map span at least this multiple of the difference that does not matter."""
 
@@ -66,7 +71,7 @@ def write_charts(
         raise ReplayError("no charts: the sweep has no results that can be compared")
     title, written = _page_title(results), []
     with new_file(folder / PAGE, force=True) as temporary:
-        specs = {name: json.loads(_styled(chart, "").to_json()) for name, chart in charts.items()}
+        specs = {name: _spec(chart) for name, chart in charts.items()}
         page = write_sweep_page(
             results, objectives, specs, title=title, within=within, library=begin_bundling().result()
         )
@@ -74,7 +79,7 @@ def write_charts(
     written.append(folder / PAGE)
     for name, chart in charts.items():
         with new_file(folder / f"{name}.png", force=True) as temporary:
-            _styled(chart, "").save(str(temporary), format="png", scale_factor=_PIXELS_A_POINT)
+            _styled(chart).save(str(temporary), format="png", scale_factor=_PIXELS_A_POINT)
         written.append(folder / f"{name}.png")
     return written
 
@@ -112,12 +117,17 @@ def _page_title(results: Results) -> str:
     return f"{results.description} Traces: {of}" if results.description else of
 
 
-def _styled(chart: Any, title: str) -> Any:
-    chart = chart.properties(title=title) if title else chart
+def _spec(chart: Any) -> dict[str, Any]:
+    """Returns a chart for a page, with its colours for the dark theme."""
+    spec: dict[str, Any] = json.loads(_styled(chart).to_json())
+    return {**spec, "usermeta": {"dark": IN_DARK}}
+
+
+def _styled(chart: Any) -> Any:
     return (
         chart.configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", grid=False, labelLimit=220)
-        .configure_title(fontSize=15, subtitleFontSize=12, subtitleColor="#555", anchor="start", offset=12)
+        .configure_title(fontSize=15, subtitleFontSize=12, subtitleColor=SUBTITLE, anchor="start", offset=12)
         .configure_header(labelFontSize=13, titleFontSize=12)
     )
 
@@ -160,7 +170,7 @@ def _effects(results: Results, metric: str, within: float) -> Any:
             tooltip=["label", "text", "configurations"],
         )
         bars = base.mark_bar(color=BEST if effect["matters"] else OTHER, height=14)
-        texts = base.mark_text(align="left", dx=5, fontSize=11, color="#333").encode(text="text:N")
+        texts = base.mark_text(align="left", dx=5, fontSize=11, color=TEXT).encode(text="text:N")
         charts.append(
             altair.layer(bars, texts).properties(
                 title=altair.TitleParams(
@@ -217,15 +227,15 @@ def _heat_map(results: Results, metric: str, axes: Sequence[str], within: float)
         y=altair.Y("down:O", title=down, sort=order[down], axis=altair.Axis(minExtent=LABEL_WIDTH - TITLE_WIDTH)),
         tooltip=["across", "down", "text"],
     )
-    color = altair.Color("mean:Q", scale=altair.Scale(range=_RAMP, domain=[lowest, darkest], zero=False), legend=None)
+    color = altair.Color("mean:Q", scale=altair.Scale(range=[*RAMP], domain=[lowest, darkest], zero=False), legend=None)
     texts = base.mark_text(fontSize=11).encode(
         text="text:N",
         color=altair.condition(
-            f"datum.mean > {lowest + _WHITE_FROM * (darkest - lowest)}", altair.value("white"), altair.value("#222")
+            f"datum.mean > {lowest + _WHITE_FROM * (darkest - lowest)}", altair.value(ON_STRONG), altair.value(ON_PALE)
         ),
     )
-    light, dark = (format_judged(results, metric, end) for end in (lowest, darkest))
-    ends = f"colours: from {light} (light) to {dark} (dark)"
+    pale, strong = (format_judged(results, metric, end) for end in (lowest, darkest))
+    ends = f"colours: from {pale} (pale) to {strong} (strong)"
     title = _title(results, f"{metric} by {across} and {down}", metric, within)
     return altair.layer(base.mark_rect().encode(color=color), texts).properties(
         title={**title, "subtitle": [title["subtitle"], ends]},

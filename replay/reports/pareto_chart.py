@@ -10,6 +10,7 @@ from replay.reports.chart_parts import (
     DEFAULT,
     LABEL_WIDTH,
     OTHER,
+    TEXT,
     TITLE_WIDTH,
     WIDTH,
     differences_matter,
@@ -51,7 +52,7 @@ def draw_pareto(results: Results, objectives: Sequence[str], within: float) -> A
     )  # fmt: skip
     labels = [
         base.transform_filter(f"datum.label && datum.right == {side}")
-        .mark_text(align=align, dx=distance, dy=-9, fontSize=11, color="#333")
+        .mark_text(align=align, dx=distance, dy=-9, fontSize=11, color=TEXT)
         .encode(text="label:N")
         for side, align, distance in (("false", "left", 4), ("true", "right", -4))
     ]

@@ -23,6 +23,7 @@ from replay.allocators import pymalloc
 from replay.config import load_config
 from replay.jit.kernel_cache import cache_root
 from replay.support.errors import ReplayError
+from replay.support.home import home_folder
 from replay.verification.harness import HarnessError, Library, build, probe
 
 PRESETS = ("2.7", *(f"3.{minor}" for minor in range(6, 16)))
@@ -116,8 +117,9 @@ def _libraries() -> Iterator[Path]:
     """Yields files that look like a libpython, with symbolic links resolved, each once."""
     folders = [Path(part) for part in os.environ.get("REPLAY_LIBPYTHON_PATH", "").split(os.pathsep) if part]
     folders.append(Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent"))
-    for root in {Path(os.environ.get("PYENV_ROOT") or "~/.pyenv"), Path("~/.pyenv")}:
-        folders += sorted(root.expanduser().glob("versions/*/lib"))
+    pyenv = home_folder() / ".pyenv"
+    for root in {Path(os.environ.get("PYENV_ROOT") or pyenv).expanduser(), pyenv}:
+        folders += sorted(root.glob("versions/*/lib"))
     folders += [*sorted(Path("/usr/lib").glob("*-linux-gnu*")), Path("/usr/local/lib")]
     folders += sorted((cache_root() / "interpreters").glob("*/usr/lib/*-linux-gnu*"))
     seen: set[Path] = set()

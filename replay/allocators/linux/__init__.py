@@ -55,7 +55,7 @@ otherwise.
     munmap(stack, start, length)                      across mappings, reserves and holes; not for the heap
     mremap(stack, start, old_length, length) -> address    for memory mapped by one call, not for reserves
     brk(stack, end)                                   only for models in the role libc
-    guard_heap(stack, start, length)                  mmap with FIXED and NO_ACCESS over untouched pages of the heap
+    brk_behind_guard(stack, end, guard_bytes)         the first brk, and mmap with FIXED and NO_ACCESS at its start
     dontneed(stack, start, length)                    MADV_DONTNEED: releases the pages
     free_lazily(stack, start, length)                 MADV_FREE: pages stay resident; `touch` makes them normal pages
     advise_huge_pages, advise_small_pages             MADV_HUGEPAGE, MADV_NOHUGEPAGE
@@ -105,7 +105,7 @@ from replay.allocators.linux.mappings import (
     NO_ACCESS,
     NO_REPLACE,
     NOT_RESERVED,
-    guard_heap,
+    brk_behind_guard,
     mmap_aligned,
     mmap_at,
     protect,
@@ -131,10 +131,10 @@ from replay.jit.compiling import by_reference
 
 __all__ = [
     "FIXED", "NOT_RESERVED", "NO_ACCESS", "NO_REPLACE", "Config", "State", "advise_huge_pages", "advise_small_pages",
-    "brk", "check", "dontneed", "free_lazily", "grow", "guard_heap", "has_room", "mmap", "mmap_aligned", "mmap_arena",
-    "mmap_at", "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state", "protect",
-    "reserve", "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "uncovered", "unprotect",
-    "with_given",
+    "brk", "brk_behind_guard", "check", "dontneed", "free_lazily", "grow", "has_room", "mmap", "mmap_aligned",
+    "mmap_arena", "mmap_at", "mmap_huge_pages", "mmap_hugetlb", "mremap", "munmap", "munmap_reserve", "new_state",
+    "protect", "reserve", "resident_bytes", "resident_pages", "toggled_pages", "touch", "trim", "uncovered",
+    "unprotect", "with_given",
 ]  # fmt: skip
 
 SPACE = record(

@@ -4,7 +4,7 @@ import numpy as np
 
 from replay.allocators._stack import change_mapped, log
 from replay.allocators.linux.areas import CHARGED, NO_RESERVE, WRITABLE, change_areas
-from replay.allocators.linux.calls import MMAP, MPROTECT, choose_place, munmap
+from replay.allocators.linux.calls import MMAP, MPROTECT, brk, choose_place, munmap
 from replay.allocators.linux.regions import cut_all, highest_hole, hole_at, put_region, take_region
 from replay.allocators.linux.reserves import add_reserved, release_reserved
 from replay.allocators.linux.tables import end_of_pages
@@ -109,15 +109,19 @@ def unprotect(stack, start, length):
 
 
 @cold
-def guard_heap(stack, start, length):
-    """mmap with FIXED and NO_ACCESS over pages of the heap that were never touched."""
-    tally = stack.tally[0]
+def brk_behind_guard(stack, end, guard_bytes):
+    """The first brk, to `end`, and mmap with FIXED and NO_ACCESS over the first `guard_bytes` of the heap.
+
+    The guard is never counted as mapped, though it is between the two calls.
+    """
+    tally, start = stack.tally[0], stack.linux.space[0].brk
+    change_mapped(stack, -add_reserved(stack, start, start + guard_bytes))
+    brk(stack, end)
     if stack.linux.space[0].transparent:
-        change_areas(stack, start, start + length, 0, WRITABLE)
-    change_mapped(stack, -add_reserved(stack, start, start + length))
+        change_areas(stack, start, start + guard_bytes, 0, WRITABLE)
     tally.mmap += 1
-    tally.mmap_bytes += length
-    log(stack, MMAP, start, length)
+    tally.mmap_bytes += guard_bytes
+    log(stack, MMAP, start, guard_bytes)
 
 
 @cold

@@ -7,7 +7,7 @@ groups of a class are mapped and unmapped again and again (they *bounce*), the l
 import numpy as np
 
 from replay.allocators._stack import MARGIN, ask_for_room
-from replay.allocators.linux import brk, guard_heap, mmap, munmap, touch
+from replay.allocators.linux import brk, brk_behind_guard, mmap, munmap, touch
 from replay.allocators.musl.memory import (
     BOUNCE_CLASS,
     BOUNCE_CLASSES,
@@ -51,8 +51,7 @@ def _take_meta_page(state, stack):
     heap = state.heap[0]
     if heap.brk == 0:
         heap.brk = stack.linux.space[0].brk
-        brk(stack, heap.brk + 2 * PAGE)
-        guard_heap(stack, heap.brk, PAGE)
+        brk_behind_guard(stack, heap.brk + 2 * PAGE, PAGE)
         heap.brk += PAGE
     else:
         brk(stack, heap.brk + PAGE)

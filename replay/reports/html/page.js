@@ -15,7 +15,15 @@
       axis: {labelColor: soft, titleColor: soft, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12},
       legend: {labelColor: text, titleColor: soft, labelFontSize: 12},
       text: {color: text, fontSize: 12},
+      title: {color: text, subtitleColor: soft},
+      header: {labelColor: text, titleColor: soft},
     };
+  }
+
+  // Charts of a sweep have their own colours, and a table of those that replace them in the dark theme.
+  function themed(spec) {
+    const inDark = root.dataset.theme === "dark" ? spec.usermeta.dark : {};
+    return JSON.parse(JSON.stringify(spec), (key, value) => key !== "usermeta" && inDark[value] || value);
   }
 
   // Views below each other need a width in pixels; labels of lines stand to the right of the plot.
@@ -30,8 +38,8 @@
   // The width of labels is known only when they are drawn: a chart that is too wide is drawn again.
   async function drawn(element) {
     const spec = specs[element.dataset.chart], width = element.clientWidth, isFixed = "fixed" in element.dataset;
-    const options = {actions: false, renderer: "svg", config: isFixed ? {} : config()};
-    const embed = (room) => vegaEmbed(element, isFixed ? spec : fitted(spec, room), options);
+    const options = {actions: false, renderer: "svg", config: config()};
+    const embed = (room) => vegaEmbed(element, isFixed ? themed(spec) : fitted(spec, room), options);
     await embed(width);
     const excess = element.querySelector("svg").getBoundingClientRect().width - width;
     if (excess > 0 && !isFixed) await embed(width - Math.ceil(excess));

@@ -26,6 +26,9 @@ _MOST_BYTES_OF_ONE = 1 << 28
 """Maximum length of a record; those of code objects are the longest."""
 _MS = 10**6
 AGGREGATED = "has only sums, no single allocations; record it again without `memray run --aggregate`"
+DAMAGED_TIMES = "is not a complete capture of memray (times of its snapshots are damaged)"
+TIMES_MAX_MS = (1 << 63) // 10**6
+"""Times in ns must fit into 63 bits."""
 ASSUMED_TIME = "evenly between the memory snapshots"
 
 
@@ -83,6 +86,8 @@ def _survey(path: Path, header: Header) -> _Survey:
     reader = _Reader(path, header)
     rows = sum(columns.op.shape[0] for columns in reader.batches())
     stamps = reader.stamps or [(0, header.start_ms)]
+    if not all(0 <= ms < TIMES_MAX_MS for _, ms in stamps):
+        raise TraceError(DAMAGED_TIMES, path=path)
     row, ms = (np.array(column, np.int64) for column in zip(*stamps, strict=True))
     stamp_ns = np.maximum.accumulate(ms) * _MS
     tally = reader.state.tallies[0]

@@ -22,7 +22,7 @@ from replay.jit.compiling import entry
 from replay.sources._logs.calls import Calls
 from replay.sources._logs.log_trace import Findings
 from replay.sources.memray.allocator_types import MMAP, MUNMAP, UNKNOWN, call_tables
-from replay.sources.memray.capture import AGGREGATED, explain_cut, incomplete, origin
+from replay.sources.memray.capture import AGGREGATED, DAMAGED_TIMES, TIMES_MAX_MS, explain_cut, incomplete, origin
 from replay.sources.memray.header import read_ending, read_format_version
 from replay.support.errors import TraceError
 from replay.trace import NO_SITE, Site
@@ -39,8 +39,6 @@ _UNSEEN = NO_SITE - 1
 _FORMAT_OF_1_11_TO_1_18 = 11
 """The oldest supported format. Libraries for older ones do not return the traced allocators."""
 _MS = 10**6
-_TIMES_MAX_MS = (1 << 63) // _MS
-"""Times in ns must fit into 63 bits."""
 
 
 def read_by_library(path: Path, findings: Findings, lenient: bool) -> Iterator[Calls]:
@@ -137,8 +135,8 @@ class _Records:
         self._rows = 0
         self._total = max(total, 1)
         times = [snapshot.time for snapshot in reader.get_memory_snapshots()]
-        if times and not 0 <= times[0] <= times[-1] < _TIMES_MAX_MS:
-            raise TraceError("is not a complete capture of memray (times of its snapshots are damaged)", path=path)
+        if times and not 0 <= times[0] <= times[-1] < TIMES_MAX_MS:
+            raise TraceError(DAMAGED_TIMES, path=path)
         self._begin_ns, self._span_ns = (times[0] * _MS, (times[-1] - times[0]) * _MS) if times else (0, 0)
         self._site_numbers: dict[Site, int] = {}
         self._stack_site = np.full(1024, _UNSEEN, np.uint32)
