@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+TRACKED = 1 << 62
+"""In an answer about a live block of a recording with types: the collector tracks the object."""
+
 
 class Code(NamedTuple):
     """Machine code, and the offsets of the exported functions by name."""

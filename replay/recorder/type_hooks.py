@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from replay.recorder import frames, object_types, sites, tap
+from replay.recorder.hook_kinds import TRACKED
 from replay.recorder.machine_code import Body, Program, Value
 from replay.recorder.note_hooks import NoteHooks, make_slot, whole_words
 
 KNOWN = 1 << 63
 """In a result of `find`: the low 32 bits are the number of a type. Otherwise it is an unknown pointer, or 0."""
-TRACKED = 1 << 62
-"""In an answer about a live block: the collector tracks the object."""
 _NUMBERS = 1 << 2 * tap.SITE_BITS
 _HEADER_BYTES = 16
 _OBJECT_BYTES = 16

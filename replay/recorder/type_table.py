@@ -4,8 +4,8 @@ import numpy as np
 
 from replay.jit.arrays import with_room
 from replay.recorder import object_types
+from replay.recorder.hook_kinds import TRACKED
 from replay.recorder.notes import Notes, TypeNote
-from replay.recorder.type_hooks import TRACKED
 from replay.trace import NO_TYPE, ObjectType
 
 BYTES_SHIFT, BYTES_MOST = 47, 0xFFF0

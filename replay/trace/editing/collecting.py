@@ -238,7 +238,7 @@ def _dying(found: Findings, allocations: int) -> np.ndarray:
     means, shares, scratch = np.zeros(codes.shape[0], np.uint16), np.zeros(_CLASSES), np.zeros(_CLASSES + 1)
     ages = np.array([age_of_class(number + 0.5) for number in range(_CLASSES)], np.float64)
     starts = np.flatnonzero(np.diff(kind, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], kind.shape[0]], strict=True):
+    for start, stop in zip(starts, [*starts, kind.shape[0]][1:], strict=True):
         rows = slice(start, stop)
         likely_ages(alive[rows], dead[rows], counts[rows], shares, scratch)
         share, moment = (_between(each, alive[rows], dead[rows]) for each in (shares, shares * ages))
