@@ -23,6 +23,8 @@ STACKS = [
     ("cpython-3.11-32bit", ()),
     ("cpython-3.15-hugepages", ("linux.transparent_huge_pages=always",)),
     ("cpython-3.12-malloc", ("glibc.mmap_threshold=4096",)),
+    ("cpython-3.12-musl", ()),
+    ("cpython-3.12-musl-malloc", ("musl.version=1.2.3",)),
     ("bump", ()),
     ("ideal", ()),
     ("cpython-3.12", ("domains.libc=bump",)),

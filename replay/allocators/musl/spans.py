@@ -17,16 +17,13 @@ def spans(state: Any, stack: Any) -> np.ndarray:
     live_bytes = np.bincount(owner, live["stride"], minlength=len(metas)).astype(np.int64)
     slots = np.array([int(mask).bit_count() for mask in metas["avail"] | metas["freed"]], np.int64)
     free_bytes = np.bincount(top, slots * _strides(metas), minlength=len(metas)).astype(np.int64)
-    nested = np.bincount(top[(metas["host"] >= 0) & (metas["mem"] > 0)], minlength=len(metas))
     rows = []
     for kind, chosen in (
-        (SpanKind.POOL, (metas["size_class"] < CLASSES) & (blocks > 0)),
-        (SpanKind.FREE_POOL, (metas["size_class"] < CLASSES) & (blocks == 0)),
+        (SpanKind.HEAP, metas["size_class"] < CLASSES),
         (SpanKind.MAPPING, metas["size_class"] == MAPPED),
     ):
         numbers = np.flatnonzero(chosen & (metas["pages"] > 0) & (metas["mem"] > 0))
         address = metas["mem"][numbers]
-        sizes = np.where(nested[numbers] | (kind != SpanKind.POOL), 0, _strides(metas)[numbers])
         rows.append(
             span_rows(
                 kind,
@@ -36,7 +33,6 @@ def spans(state: Any, stack: Any) -> np.ndarray:
                 live_blocks=blocks[numbers],
                 live_bytes=live_bytes[numbers],
                 free_bytes=free_bytes[numbers],
-                size_class=sizes,
             )
         )
     start = np.array([stack.linux.space[0].brk_base + PAGE])
