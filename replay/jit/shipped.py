@@ -1,6 +1,6 @@
 """Finds machine code that this package carries, so that nothing is compiled and neither numba nor llvmlite is imported.
 
-`packaging/build_kernels.py` makes the folder FOLDER, which wheels for Linux on x86-64 contain:
+`kernels/build.py` of the sources makes the folder FOLDER, which wheels for Linux on x86-64 contain:
 
     NAME.so      all kernels for one class of processors; `replay.jit._numba.shipping` describes an exported function
     index.json   the entries with the signatures that are compiled, and digests of the source files of each
@@ -108,6 +108,13 @@ def find_shipped(
     if library is None:
         return None
     return _Kernel(name, frozenset(_index()["entries"][name]["signatures"]), library, compile_kernel)
+
+
+def class_in_use() -> str | None:
+    """Returns the class of processors whose machine code is used; None if this package or process has none."""
+    if not _index()["entries"] or _library() is None:
+        return None
+    return os.environ.get(VARIABLE) or processor_class()
 
 
 def is_current(name: str) -> bool:
