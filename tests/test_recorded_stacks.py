@@ -11,7 +11,7 @@ import pytest
 from conftest import PROGRAM_SECONDS, recorded
 from histories import seeded
 
-from replay.config import default_preset, differences, load_config
+from replay.config import default_environment, default_preset, differences, load_config
 from replay.recorder import tap as taps
 from replay.sources import open_source
 from replay.sources.parquet import write_trace
@@ -71,6 +71,33 @@ def test_of_a_stack_without_a_version_of_cpython_no_interpreter_is_compared():
     assert parts == ["allocator", "libc"]
 
 
+def test_the_recorded_settings_of_malloc_are_those_of_the_default_stack():
+    settings = ("MALLOC_ARENA_MAX=1", "MALLOC_TOP_PAD_=64k")  # glibc 2.36 takes the 64 and ignores the rest
+    metadata = recording_of(allocator="pymalloc", malloc_settings=settings, **GLIBC)
+    assert default_environment(metadata) == ("MALLOC_ARENA_MAX=1",)
+    stack = load_config(default_preset(metadata), (), default_environment(metadata))
+    assert stack.libc.arena_max == 1
+    refused = (
+        "recorded with MALLOC_TOP_PAD_=64k, simulated with the setting's default, because its value is not supported"
+    )
+    assert [str(each) for each in differences(metadata, stack)] == [refused]
+    others = [str(each) for each in differences(metadata, load_config("cpython-3.12"))]
+    assert others[0].startswith("recorded with MALLOC_ARENA_MAX=1, simulated with glibc.arena_max=")
+
+
+def test_recordings_with_different_settings_of_malloc_have_the_default_ones():
+    metadata = [recording_of(malloc_settings=(f"MALLOC_ARENA_MAX={number}",), **GLIBC) for number in (1, 2)]
+    assert default_environment(*metadata) == ()
+    assert default_environment(metadata[0], metadata[0]) == ("MALLOC_ARENA_MAX=1",)
+
+
+def test_settings_are_taken_from_the_environment_of_a_recording(tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.cpu.x86_rep_movsb_threshold=4096:glibc.malloc.tcache_count=0")
+    runtime = recorded(tmp_path, "-c", "kept = [bytes(1000)]").metadata.runtime
+    assert runtime.malloc_settings == ("MALLOC_ARENA_MAX=1", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0")
+
+
 def test_traces_that_were_not_recorded_have_the_preset_of_the_running_python():
     own = default_preset()
     assert default_preset(Metadata(Provenance(workload="x")), Metadata()) == own
@@ -84,7 +111,14 @@ def test_recordings_that_disagree_have_the_preset_of_the_running_python():
 
 
 def test_the_runtime_is_read_back_from_a_file(tmp_path):
-    runtime = Runtime("malloc", "glibc 2.36", "libc.so.6", separate_heaps=True, resident=ResidentMemory(1, 9, 3))
+    runtime = Runtime(
+        "malloc",
+        "glibc 2.36",
+        "libc.so.6",
+        separate_heaps=True,
+        resident=ResidentMemory(1, 9, 3),
+        malloc_settings=("MALLOC_ARENA_MAX=1",),
+    )
     trace = seeded(1, 100).trace()
     write_trace(replace(trace, metadata=Metadata(runtime=runtime)), tmp_path / "t.parquet")
     assert open_source(tmp_path / "t.parquet").metadata.runtime == runtime
@@ -95,7 +129,9 @@ def test_the_runtime_is_read_back_from_a_file(tmp_path):
 
 
 def test_an_edited_recording_keeps_its_allocator_but_not_the_memory_of_the_process():
-    runtime = Runtime("malloc", "glibc 2.36", "libc.so.6", resident=ResidentMemory(1, 9, 3))
+    runtime = Runtime(
+        "malloc", "glibc 2.36", "libc.so.6", resident=ResidentMemory(1, 9, 3), malloc_settings=("MALLOC_ARENA_MAX=1",)
+    )
     assert edited(Metadata(runtime=runtime), "cut").runtime == replace(runtime, resident=None)
 
 

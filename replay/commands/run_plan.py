@@ -101,7 +101,7 @@ class RunPlan:
         trim_every: str | None,
     ) -> "RunPlan":
         """Returns the plan of a command line. Without `allocator`, the stack is that of the recorded process."""
-        from replay.config import default_preset, load_config
+        from replay.config import default_environment, default_preset, load_config
         from replay.config.collector import collector_settings, split_settings, with_collector
         from replay.sources import open_source
 
@@ -110,6 +110,8 @@ class RunPlan:
         collector = collector_settings(of_collector)
         trace: Trace = open_source(source, seed=seed)
         trace = with_collector(trace, collector)
+        if allocator is None:
+            env = [*default_environment(trace.metadata), *(env or ())]
         chosen = default_preset(trace.metadata) if allocator is None else allocator
         stack = load_config(chosen, of_stack, env or ())
         return cls(source, trace, chosen, stack, overrides, env, seed, trim_every, every_ns, trim_every_ns)

@@ -4,7 +4,7 @@
 """
 
 from replay.config.loading import load_config, rebuild_config
-from replay.config.recorded import Difference, default_preset, differences, without_pymalloc
+from replay.config.recorded import Difference, default_environment, default_preset, differences, without_pymalloc
 from replay.config.stack import Costs, Domains, StackConfig, stack_type
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Difference",
     "Domains",
     "StackConfig",
+    "default_environment",
     "default_preset",
     "differences",
     "load_config",

@@ -6,7 +6,7 @@ ignore silently are errors here, and so are values that older versions parse in 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from replay.support.errors import ConfigError
 from replay.support.names import nearest
@@ -48,6 +48,15 @@ def overrides_of(assignments: Sequence[str]) -> list[str]:
     ordered = sorted(last.values(), key=lambda assignment: assignment.startswith(f"{_TUNABLES_VARIABLE}="))
     settings = dict(setting for assignment in ordered for setting in _settings(assignment))
     return [f"{MODEL}.{key}={value}" for key, value in settings.items()]
+
+
+def settings_in(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the assignments in an environment that are settings of malloc."""
+    tunables = ":".join(
+        each for each in environment.get(_TUNABLES_VARIABLE, "").split(":") if each.startswith("glibc.malloc.")
+    )
+    own = [f"{name}={environment[name]}" for name in VARIABLES if name in environment]
+    return (*own, f"{_TUNABLES_VARIABLE}={tunables}") if tunables else tuple(own)
 
 
 def notes_of(assignments: Sequence[str]) -> list[str]:

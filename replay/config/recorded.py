@@ -2,11 +2,14 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from replay.allocators.glibc import RULES, Config
+from replay.config.glibc_environment import MODEL, overrides_of
 from replay.config.stack import StackConfig
 from replay.support.bundled_files import config_names
+from replay.support.errors import ConfigError
 from replay.support.names import by_version, printable
 from replay.trace import Metadata, Runtime
 
@@ -20,7 +23,7 @@ _OF_GLIBC = re.compile(r"libc[.-]")
 class Difference(NamedTuple):
     """A difference between a recorded process and a stack."""
 
-    part: Literal["interpreter", "allocator", "libc"]
+    part: Literal["interpreter", "allocator", "libc", "settings"]
     recorded: str
     simulated: str
 
@@ -36,6 +39,16 @@ def default_preset(*recordings: Metadata) -> str:
     matching = {_matching_preset(each) for each in recordings}
     preset = matching.pop() if len(matching) == 1 else None
     return preset or _preset_of(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def default_environment(*recordings: Metadata) -> tuple[str, ...]:
+    """Returns the settings of malloc that all these recordings were made with, for the stack of `default_preset`.
+
+    Settings that the model refuses are left out; `differences` returns them.
+    """
+    recorded = {(each.runtime or Runtime()).malloc_settings for each in recordings}
+    settings = recorded.pop() if len(recorded) == 1 else ()
+    return tuple(each for each in settings if _overrides(each) is not None)
 
 
 def without_pymalloc(preset: str) -> str:
@@ -57,8 +70,33 @@ def differences(metadata: Metadata, config: StackConfig) -> list[Difference]:
         else None,
         Difference("allocator", runtime.allocator, allocator),
         Difference("libc", runtime.libc if _has_own_malloc(runtime) else runtime.malloc, libc),
+        *_other_settings(runtime, config),
     ]
     return [each for each in pairs if each and each.recorded and each.recorded != each.simulated]
+
+
+def _other_settings(runtime: Runtime, config: StackConfig) -> Iterator[Difference]:
+    """Yields the recorded settings of malloc that the stack does not have."""
+    section = config.section(MODEL)
+    for assignment in runtime.malloc_settings if section else ():
+        overrides = _overrides(assignment)
+        if overrides is None:
+            yield Difference("settings", assignment, "the setting's default, because its value is not supported")
+        else:
+            keys = (each.removeprefix(f"{MODEL}.").partition("=") for each in overrides)
+            others = [
+                f"{MODEL}.{key}={found}" for key, _, value in keys if str(found := getattr(section, key)) != value
+            ]
+            if others:
+                yield Difference("settings", assignment, ", ".join(others))
+
+
+def _overrides(assignment: str) -> list[str] | None:
+    """Returns the overrides for an environment variable; None if the model refuses its value."""
+    try:
+        return overrides_of([assignment])
+    except ConfigError:
+        return None
 
 
 def _preset_of(version: str) -> str:

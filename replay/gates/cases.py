@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from replay.config import StackConfig, default_preset, load_config
+from replay.config import StackConfig, default_environment, default_preset, load_config
 from replay.gates.tolerances import parse_rules
 from replay.support.errors import ConfigError, explain_parsing
 from replay.support.yaml_documents import explain, read_document
@@ -75,8 +75,8 @@ class Case(BaseModel):
         """Returns the allocator stack for these recordings."""
         name = self.allocator or default_preset(*recordings)
         keys = [f"{key}={_as_yaml(value)}" for key, value in self.fixed.items()]
-        environment = [f"{key}={value}" for key, value in self.env.items()]
-        return load_config(name, keys, environment)
+        recorded = () if self.allocator else default_environment(*recordings)
+        return load_config(name, keys, [*recorded, *(f"{key}={value}" for key, value in self.env.items())])
 
     @property
     def origin(self) -> str:

@@ -4,11 +4,13 @@ Shared memory is not counted, because it contains the ring. `/proc/PID/smaps_rol
 grows with the mapped memory. `/proc/PID/status` has each kind of memory separately and takes some microseconds.
 """
 
+import os
 import re
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from replay.config.glibc_environment import settings_in
 from replay.recorder.ring import Ring
 from replay.trace import ResidentMemory, Runtime
 
@@ -60,9 +62,10 @@ class Observer:
             self._peak_bytes = max(self._peak_bytes, status.own)
 
     def runtime(self) -> Runtime:
-        """Returns the allocators and the memory so far."""
+        """Returns the allocators and the memory so far. The program has the environment of this process."""
         ring = self._ring
-        return Runtime(ring.allocator, ring.libc, ring.malloc, ring.separate_heaps, self._resident())
+        settings = settings_in(os.environ)
+        return Runtime(ring.allocator, ring.libc, ring.malloc, ring.separate_heaps, self._resident(), settings)
 
     def _resident(self) -> ResidentMemory | None:
         start, end = read_status(self._ring.status(0)), read_status(self._ring.status(1)) or self._last

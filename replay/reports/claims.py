@@ -33,8 +33,8 @@ class Reason(_Frozen):
     """Why figures are not exact."""
 
     kind: Literal[
-        "interpreter", "allocator", "libc", "native memory", "older blocks", "threads left out", "separate heaps",
-        "edited", "log", "costs",
+        "interpreter", "allocator", "libc", "settings", "native memory", "older blocks", "threads left out",
+        "separate heaps", "edited", "log", "costs",
     ]  # fmt: skip
     text: str
 

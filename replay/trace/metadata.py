@@ -112,6 +112,8 @@ class Runtime:
     separate_heaps: bool = False
     """Whether a subinterpreter had a pymalloc of its own."""
     resident: ResidentMemory | None = None
+    malloc_settings: tuple[str, ...] = ()
+    """Environment variables of glibc's malloc, as in `MALLOC_ARENA_MAX=1`."""
 
 
 class ThreadTimes(NamedTuple):
