@@ -183,7 +183,18 @@ def play(site: Path, *names: str, roles: str = "libc small") -> dict:
 @pytest.mark.system
 def test_third_party_models_have_the_same_results_in_numba_and_in_plain_python(site):
     answer = play(site, "quick", "slow", "mixed")
-    assert answer["names"] == ["broken", "bump", "crash", "glibc", "ideal", "mixed", "pymalloc", "quick", "slow"]
+    assert answer["names"] == [
+        "broken",
+        "bump",
+        "crash",
+        "glibc",
+        "ideal",
+        "mixed",
+        "musl",
+        "pymalloc",
+        "quick",
+        "slow",
+    ]
     assert answer["compiled"] == {"quick": True, "slow": False, "mixed": False}
     results = answer["results"]
     assert results["quick libc"] == results["slow libc"] == results["mixed libc"]
