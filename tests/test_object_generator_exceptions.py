@@ -171,6 +171,7 @@ REFUSED = (
     "has ended",
     "never ran",
     "not below",
+    "expected an instance of a class",
 )
 """Parts of the messages with which random programs may be refused."""
 
