@@ -18,7 +18,7 @@ import posix
 posix.dup2(1, 2)
 del posix, sys.stderr
 """
-_BEGIN, _END = "start()\nmain()\n", "stop()\n"
+_BEGIN = "_start()\nmain()\n"
 _LENGTHS = re.compile(r"collecting generation (\d)\.\.\.\s*gc: objects in each generation:((?: \d+)+)")
 
 
