@@ -139,7 +139,9 @@ def test_a_full_collection_in_a_recorded_child_writes_to_the_pages_that_python_f
     assert parent.metadata.phases == ("fork 1", TEARDOWN_MARK)
     heap = heap_at_fork(parent, "fork 1", child)
     pages = len(np.unique(heap.address[heap.generation >= 0] // PAGE_BYTES)) + heap.older_pages
-    assert pages == pytest.approx(child.metadata.collector.pages, rel=0.03)
+    # Pages with both older and newer objects are counted twice; how many there are depends on random addresses.
+    assert pages - heap.older_pages <= child.metadata.collector.pages <= pages + 2
+    assert pages == pytest.approx(child.metadata.collector.pages, rel=0.06)
     whole = forked_memory(heap, child, child, file.name, 1, "fork 1")
     settings = CollectorSettings(enabled=False)
     assert forked_memory(heap, child, with_collector(child, settings), file.name, 1, "fork 1") == replace(
