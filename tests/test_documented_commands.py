@@ -25,6 +25,7 @@ NOT_RUN = Counter(
     {
         ("README.md", "installs into the reader's environment"): 1,
         ("README.md", "needs a second interpreter"): 2,
+        ("performance.md", "takes minutes"): 3,
         ("sweeps.md", "needs a cluster"): 1,
         ("verification.md", "takes an hour"): 2,
         ("verification.md", "needs root, and takes 1.4 GiB from other programs"): 3,
