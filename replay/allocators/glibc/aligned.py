@@ -100,11 +100,13 @@ def _touch_padded(state, stack, arena, chunk, lead):
         touch_to_top(state, stack, arena)
         perturb(state, stack, chunk, size_of(state.memory, chunk) << UNIT_SHIFT)
         return
-    top = address_of(state, arena.top)
-    if np.int64(state.memory[np.uint64(chunk)].behind) != arena.top or top + par.header <= heap.touched:
+    if np.int64(state.memory[np.uint64(chunk)].behind) != arena.top:
         touch_to_top(state, stack, arena)
         return
+    top = address_of(state, arena.top)
     touch(stack, top, top + par.header)
+    if top + par.header <= heap.touched:
+        return
     fields = address_of(state, chunk) + 6 * par.word_size
     if fields > heap.touched:
         touch(stack, heap.touched, fields)

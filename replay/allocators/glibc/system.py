@@ -101,17 +101,20 @@ def top_bytes(state, arena):
 @inlined
 def touch_to_top(state, stack, arena):
     """Touches the heap up to and including the header of top: the program writes to all blocks before it."""
-    end = address_of(state, arena.top) + state.par[0].header
+    par = state.par[0]
+    end = address_of(state, arena.top) + par.header
     if end > state.heaps[np.uint64(arena.heap)].touched:
         _touch_heap(state, stack, arena, end)
+    elif par.holes:
+        touch(stack, end - par.header, end)
 
 
 @leaf
 def touch_header(state, stack, arena):
     """Touches the header of top, but not the memory before it."""
-    start, header = address_of(state, arena.top), state.par[0].header
-    if start + header > state.heaps[np.uint64(arena.heap)].touched:
-        touch(stack, start, start + header)
+    par, start = state.par[0], address_of(state, arena.top)
+    if par.holes or start + par.header > state.heaps[np.uint64(arena.heap)].touched:
+        touch(stack, start, start + par.header)
 
 
 @cold
