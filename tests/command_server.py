@@ -1,6 +1,6 @@
 """Runs `replay` in forks of a process with all imports done, which saves more than a second of each command.
 
-The process listens at the socket whose descriptor is its argument, `server` in a folder of its own. A request is JSON,
+The process listens at the socket whose descriptor is its argument, `server` in a separate folder. A request is JSON,
 with the descriptors that the command gets as its standard streams. The answer is the command's wait status. `replay` in
 the same folder is a program that asks for this; a shell with the folder in PATH finds it. The process ends and removes
 the folder when its standard input ends.
@@ -102,7 +102,7 @@ def load() -> None:
 
 def serve(listening: socket.socket) -> None:
     """Serves requests until standard input ends; returns in each fork, which runs the command."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that answer
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that answer are not waited for
     while True:
         if sys.stdin in select([listening, sys.stdin], [], [])[0]:
             shutil.rmtree(Path(listening.getsockname()).parent)

@@ -172,7 +172,7 @@ class Faults:
         self._pristine = folder / "pristine"
         self._pristine.mkdir()
         prepare(self._pristine)
-        self._in_copy()  # compiles the kernels, which has moments of its own
+        self._in_copy()  # compiles the kernels, which would add moments
         done = self._in_copy()
         assert done.code == 0, done.errors
         self._moments = done.moments

@@ -5,7 +5,7 @@
     python benchmarks/fuzz/run.py --minutes 30 parquet memray   some targets
     python benchmarks/fuzz/run.py --minutes 30 --random         without atheris: random mutations
 
-Each target runs in a process of its own, whose memory and time for an input are limited. atheris looks for inputs that
+Each target runs in a separate process, whose memory and time for an input are limited. atheris looks for inputs that
 reach new code of the readers, kernels excluded. Prints a line a target: executions and the failure, if any. An input
 that fails is kept in --failures, as a file TARGET-DIGEST; repeat it with
 
@@ -112,7 +112,7 @@ def instrument(atheris: Any, module: ModuleType) -> None:
 
 
 def run_target(target: str, arguments: argparse.Namespace, seconds: float) -> bool:
-    """Runs a target in a process of its own, and prints what it found. Returns whether an input failed."""
+    """Runs a target in a separate process, and prints what it found. Returns whether an input failed."""
     words = ["--seconds", str(seconds), "--failures", str(arguments.failures), *["--random"] * arguments.random, target]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr

@@ -162,7 +162,7 @@ def _recording() -> Iterator[Check]:
 
 
 def _record() -> str:
-    """Records a small program in a process of its own; returns what was recorded."""
+    """Records a small program in a separate process; returns what was recorded."""
     from replay.recorder.tap import SHARED_BYTES
     from replay.sources import open_source
     from replay.support.errors import ReplayError

@@ -131,7 +131,7 @@ def _class_for(state, size):
 
 @cold
 def _map_block(state, stack, place, size):
-    """Gives a block a mapping of its own."""
+    """Allocates a block as a separate mapping."""
     heap, block = state.heap[0], state.blocks[place]
     address = mmap(stack, size + OVERHEAD + UNIT)
     step_seq(state)
